@@ -1,0 +1,100 @@
+"""CUDA C++ source to cubin, by NVRTC: needs no GPU and no driver."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from tactician.errors import TacticError
+from tactician.plugins.target import Artifacts
+
+Defines = Mapping[str, int | str]
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """One kernel to compile: complete header-free CUDA C++ text, its ``extern "C"`` name, and its macros."""
+
+    text: str
+    name: str
+    defines: tuple[tuple[str, int | str], ...] = ()
+
+    def key(self, arch: str) -> str:
+        """Return the content key of this kernel compiled for ``arch``."""
+        return Artifacts.key("cubin", arch, self.name, self.text, repr(self.defines))
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What ptxas says that a kernel takes; sizes in bytes, spills and stack per thread."""
+
+    registers: int
+    spill_stores: int
+    spill_loads: int
+    stack: int
+    warnings: tuple[str, ...]
+
+
+@cache
+def read_source(*names: str) -> str:
+    """Return the text of this folder's source files ``names``, one after the other."""
+    folder = files("tactician.builtin_kernels.cuda")  # noqa: TID251  # its own package
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+
+
+def compile_cubin(source: KernelSource, arch: str, *, report: bool = False) -> tuple[bytes, Resources | None]:
+    """Compile ``source`` for ``arch`` (``"sm_80"``, ``"sm_90a"``), through the user's program cache.
+
+    With ``report``, the cache is passed by and what ptxas said comes back too.
+
+    Raises
+    ------
+    TacticError
+        If NVRTC refuses the source; the message holds its log.
+    """
+    from cuda.core import Program, ProgramOptions
+
+    options = ProgramOptions(
+        std="c++17",
+        arch=arch,
+        define_macro=[(k, str(v)) for k, v in source.defines],
+        ptxas_options=["-v"] if report else None,
+    )
+    log = io.StringIO()
+    try:
+        program = Program(source.text, "c++", options)
+        code = program.compile("cubin", logs=log) if report else program.compile("cubin", cache=_program_cache())
+    except Exception as error:
+        raise TacticError(f"kernel '{source.name}' does not compile for {arch}: {error}\n{log.getvalue()}") from error
+    cubin = bytes(code.code)
+    return cubin, _resources(log.getvalue()) if report else None
+
+
+@cache
+def _program_cache() -> object:
+    from pathlib import Path
+
+    import platformdirs
+    from cuda.core.utils import FileStreamProgramCache
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return FileStreamProgramCache(Path(platformdirs.user_cache_dir("tactician")) / "cubins")
+
+
+def _resources(log: str) -> Resources:
+    def worst(pattern: str) -> int:
+        return max((int(n) for n in re.findall(pattern, log)), default=0)
+
+    return Resources(
+        registers=worst(r"Used (\d+) registers"),
+        spill_stores=worst(r"(\d+) bytes spill stores"),
+        spill_loads=worst(r"(\d+) bytes spill loads"),
+        stack=worst(r"(\d+) bytes stack frame"),
+        warnings=tuple(line.strip() for line in log.splitlines() if "warning" in line.lower()),
+    )

@@ -1,0 +1,80 @@
+"""What a build is asked to do: every option of the builder, as one value."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class BuilderConfig:
+    """Options of a build. The command line's flags have the same names.
+
+    Parameters
+    ----------
+    shapes
+        Input name to dimensions, to bind symbolic dimensions: ``{"input": (8, 3, 224, 224)}``.
+    target, device
+        Target name (None: ``cuda`` where there is a GPU, else ``cpu``) and device index.
+    tf32
+        Whether fp32 products may be rounded to tf32 (``"tf32"`` in ``Tactic.numerics``).
+    deterministic
+        Whether to allow only tactics whose repeated runs are equal bit for bit.
+    workspace_limit
+        Bytes of scratch memory that one tactic may take; None for no limit.
+    sources
+        Allowed plugins and libraries by name, TensorRT's tactic sources: ``("cublaslt", "-cudnn")``. Names alone
+        allow only these; names with ``-`` forbid.
+    tactic_rules
+        ``(node glob, tactic glob)`` pairs, the last that matches a node wins.
+    avg_timing_iterations
+        Fewest rounds that a candidate is timed, unless it falls behind.
+    max_candidates
+        Most candidates of one signature that are timed, in the tactics' own order; None for all.
+    timing_cache
+        Path of the timing cache; None for the user's own.
+    use_timing_cache
+        Whether times are read from and written to a cache at all.
+    error_on_timing_cache_miss
+        Whether a candidate without an entry is an error instead of a measurement.
+    lock_file
+        Lock file to replay, if it exists.
+    locked
+        Whether anything that is not as in ``lock_file`` is an error.
+    plugins, disabled_plugins
+        Allow list (None: all installed) and deny list of plugins by name; paths to ``.py`` files load these.
+    strict
+        Whether a failing hook, selector or plugin is an error instead of a report.
+    threads
+        Host threads for compilation and for tactics of the ``cpu`` target.
+    seed
+        Seed of the random inputs for checking and timing.
+    without
+        Names of passes that are left out.
+    dump_stages
+        Folder to which the network is written as ONNX after every pass.
+    """
+
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    target: str | None = None
+    device: int = 0
+    tf32: bool = False
+    deterministic: bool = False
+    workspace_limit: int | None = None
+    sources: tuple[str, ...] = ()
+    tactic_rules: tuple[tuple[str, str], ...] = ()
+    avg_timing_iterations: int = 5
+    max_candidates: int | None = None
+    timing_cache: Path | None = None
+    use_timing_cache: bool = True
+    error_on_timing_cache_miss: bool = False
+    lock_file: Path | None = None
+    locked: bool = False
+    plugins: tuple[str, ...] | None = None
+    disabled_plugins: tuple[str, ...] = ()
+    strict: bool = False
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    seed: int = 0
+    without: tuple[str, ...] = ()
+    dump_stages: Path | None = None
