@@ -23,16 +23,22 @@ class Artifacts:
 
     def __init__(self, stored: Mapping[str, bytes] | None = None) -> None:
         self._stored: dict[str, bytes] = dict(stored or {})
+        self._used: set[str] = set()
 
     def get(self, key: str, make: Callable[[], bytes]) -> bytes:
         """Return the bytes stored under ``key``, made by ``make`` on first use."""
         if key not in self._stored:
             self._stored[key] = make()
+        self._used.add(key)
         return self._stored[key]
 
-    def items(self) -> dict[str, bytes]:
-        """Return all that is stored."""
-        return dict(self._stored)
+    def forget_use(self) -> None:
+        """Begin to count anew what is used."""
+        self._used.clear()
+
+    def used(self) -> dict[str, bytes]:
+        """Return what was asked for since ``forget_use``."""
+        return {key: self._stored[key] for key in sorted(self._used)}
 
     @staticmethod
     def key(*parts: str | bytes) -> str:
@@ -83,6 +89,10 @@ class Device(ABC):
     @abstractmethod
     def fingerprint(self) -> dict[str, str]:
         """Return, field by field, all that measured times depend on: names, counts, clocks, driver and library versions."""
+
+    def requirements(self) -> dict[str, str]:
+        """Return what another device must have in common with this one to run an engine built on it."""
+        return {}
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Any:

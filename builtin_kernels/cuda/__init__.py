@@ -1,0 +1,40 @@
+"""The CUDA target and the tactics for it, one flat pair of ``.py`` and ``.cu`` for each kernel."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tactician.plugins.target import Target
+    from tactician.tactics.tactic import Tactic
+
+_MODULES = (
+    "gemm_ffma",
+    "gemm_mma",
+    "cublaslt",
+    "conv_direct",
+    "conv_implicit_gemm",
+    "conv_depthwise",
+    "cudnn_conv",
+    "pooling",
+    "batch_norm",
+    "pointwise",
+    "reduce",
+    "softmax",
+    "layer_norm",
+    "transpose",
+)
+
+
+def tactics() -> list[type[Tactic]]:
+    """Return every CUDA tactic class."""
+    modules = (import_module(f"{__name__}.{name}") for name in _MODULES)
+    return [tactic for module in modules for tactic in module.TACTICS]
+
+
+def targets() -> list[type[Target]]:
+    """Return the ``cuda`` target."""
+    from tactician.builtin_kernels.cuda.target import CudaTarget
+
+    return [CudaTarget]

@@ -43,7 +43,7 @@ class Resources:
 @cache
 def read_source(*names: str) -> str:
     """Return the text of this folder's source files ``names``, one after the other."""
-    folder = files("tactician.builtin_kernels.cuda")  # noqa: TID251  # its own package
+    folder = files("tactician.builtin_kernels.cuda")
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 

@@ -1,0 +1,333 @@
+"""The ``cuda`` device: memory, streams, kernels and graphs through cuda.core."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tactician.builtin_kernels.cuda.compiler import KernelSource, compile_cubin
+from tactician.builtin_kernels.cuda.tensor import DeviceTensor
+from tactician.errors import DeviceError, TacticError
+from tactician.plugins.target import Artifacts, Device, Thunk, Timer
+from tactician.signature import TensorType, dtype_name
+
+DEFAULT_SHARED_BYTES = 48 * 1024
+"""Dynamic shared memory, in bytes, that a block may have without asking for more."""
+
+
+class CudaDevice(Device):
+    """One NVIDIA GPU.
+
+    Facts: ``compute_capability``, ``sm``, ``arch``, ``multiprocessors``, ``l2_bytes``, ``shared_bytes_per_block``,
+    ``memory_bytes``, ``driver``.
+    """
+
+    target = "cuda"
+
+    def __init__(self, index: int = 0, artifacts: Artifacts | None = None) -> None:
+        from cuda.core import Device as CoreDevice
+
+        self.index = index
+        self.artifacts = artifacts or Artifacts()
+        try:
+            self.core = CoreDevice(index)
+            self.core.set_current()
+        except Exception as error:
+            raise DeviceError(f"cuda device {index} can't be opened: {error}") from error
+        self.name = self.core.name
+        self.facts = _facts(self.core, index)
+        self._stream = self.core.create_stream()
+        self._kernels: dict[str, Kernel] = {}
+        self._lock = threading.Lock()
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return GPU, clocks, power cap, MIG mode, driver and library versions."""
+        from tactician.builtin_kernels.cuda.nvml import device_state
+
+        fields = {"device": self.name, "multiprocessors": str(self.facts["multiprocessors"]), "driver": str(self.facts["driver"])}
+        return fields | device_state(self.index) | _library_versions()
+
+    def requirements(self) -> dict[str, str]:
+        """Return the GPU's name and compute capability: cubins and choices hold on that GPU only."""
+        return {"device": self.name, "compute_capability": str(self.facts["compute_capability"])}
+
+    def allocate(self, nbytes: int) -> Any:
+        """Return a device buffer of at least ``nbytes`` bytes."""
+        self.core.set_current()
+        try:
+            buffer = self.core.allocate(max(nbytes, 256), stream=self._stream)
+            self._stream.sync()
+        except Exception as error:
+            raise DeviceError(
+                f"cuda device {self.index} ({self.name}): can't allocate {nbytes} bytes: {error}; "
+                "use a smaller batch, or free memory that other processes hold"
+            ) from error
+        return buffer
+
+    def view(self, buffer: Any, offset: int, tensor: TensorType) -> DeviceTensor:
+        """Return the tensor of type ``tensor`` at ``offset`` bytes into ``buffer``."""
+        return DeviceTensor(int(buffer.handle) + offset, tensor.dims, tensor.dtype, self.index, buffer)
+
+    def upload(self, tensor: DeviceTensor, array: np.ndarray[Any, Any], stream: Any = None) -> None:
+        """Copy a host array into ``tensor`` and wait."""
+        from cuda.bindings import driver
+
+        array = np.ascontiguousarray(array, dtype=tensor.numpy_dtype)
+        if array.nbytes != tensor.nbytes:
+            raise DeviceError(f"can't copy {array.nbytes} bytes of a host array into a tensor of {tensor.nbytes} bytes")
+        if array.nbytes:
+            stream = stream or self._stream
+            self.core.set_current()
+            _check(driver.cuMemcpyHtoDAsync(tensor.pointer, array.ctypes.data, array.nbytes, int(stream.handle)))
+            stream.sync()
+
+    def download(self, tensor: DeviceTensor, stream: Any = None) -> np.ndarray[Any, Any]:
+        """Return a host copy of ``tensor``."""
+        from cuda.bindings import driver
+
+        array = np.empty(tensor.shape, tensor.numpy_dtype)
+        stream = stream or self._stream
+        self.core.set_current()
+        if array.nbytes:
+            _check(driver.cuMemcpyDtoHAsync(array.ctypes.data, tensor.pointer, array.nbytes, int(stream.handle)))
+        self.synchronize(stream)
+        return array
+
+    def import_tensor(self, array: Any, stream: Any = None) -> DeviceTensor | None:
+        """Return a view of ``array`` (DLPack or ``__cuda_array_interface__``) if it lies on this GPU and is contiguous."""
+        if isinstance(array, DeviceTensor):
+            return array if array.device_index == self.index else None
+        if isinstance(array, np.ndarray) or not (hasattr(array, "__dlpack__") or hasattr(array, "__cuda_array_interface__")):
+            return None
+        from cuda.core.utils import StridedMemoryView
+
+        handle = int((stream or self._stream).handle)
+        view = StridedMemoryView.from_any_interface(array, stream_ptr=handle)
+        if not view.is_device_accessible or view.device_id != self.index or not _contiguous(view):
+            return None
+        return DeviceTensor(view.ptr, tuple(view.shape), dtype_name(np.dtype(view.dtype)), self.index, (array, view))
+
+    def create_stream(self) -> Any:
+        """Return a new non-blocking stream."""
+        self.core.set_current()
+        return self.core.create_stream()
+
+    def wrap_stream(self, stream: Any) -> Any:
+        """Return a cuda.core stream of a stream object, of an object with ``cuda_stream`` (torch), or of a raw handle."""
+        from cuda.core import Stream
+
+        if isinstance(stream, Stream):
+            return stream
+        if isinstance(stream, int):
+            return Stream.from_handle(stream)
+        if hasattr(stream, "__cuda_stream__"):
+            return self.core.create_stream(stream)
+        if hasattr(stream, "cuda_stream"):
+            return Stream.from_handle(int(stream.cuda_stream))
+        raise DeviceError(f"{type(stream).__name__} is no CUDA stream; pass an object with __cuda_stream__, a torch stream or a handle")
+
+    def synchronize(self, stream: Any = None) -> None:
+        """Wait for ``stream``, or for the whole device."""
+        self.core.set_current()
+        try:
+            if stream is None:
+                self.core.sync()
+            else:
+                stream.sync()
+        except Exception as error:
+            raise DeviceError(f"cuda device {self.index} ({self.name}) reported a failure: {error}") from error
+
+    def capture(self, thunk: Thunk) -> Thunk:
+        """Record what ``thunk`` enqueues as a CUDA graph; the result replays it."""
+        self.core.set_current()
+        builder = self.core.create_graph_builder()
+        builder.begin_building("thread_local")
+        try:
+            thunk(builder.stream)
+        finally:
+            builder.end_building()
+        graph = builder.complete()
+
+        def replay(stream: Any) -> None:
+            graph.launch(stream)
+
+        return replay
+
+    def timer(self) -> Timer:
+        """Return a timer by CUDA events around graph replays."""
+        from tactician.builtin_kernels.cuda.timer import CudaTimer
+
+        return CudaTimer(self)
+
+    def compile(self, source: KernelSource) -> Kernel:
+        """Return the loaded kernel of ``source``, compiled at most once and kept in ``artifacts``."""
+        arch = str(self.facts["arch"])
+        key = source.key(arch)
+        cubin = self.artifacts.get(key, lambda: compile_cubin(source, arch)[0])
+        with self._lock:
+            if key not in self._kernels:
+                self.core.set_current()
+                self._kernels[key] = Kernel(cubin, source.name, self)
+            return self._kernels[key]
+
+
+class Kernel:
+    """A loaded kernel."""
+
+    def __init__(self, cubin: bytes, name: str, device: CudaDevice) -> None:
+        from cuda.core import ObjectCode
+
+        self.name = name
+        self._device = device
+        self._code = ObjectCode.from_cubin(cubin)
+        self._kernel = self._code.get_kernel(name)
+        self._configs: dict[Any, Any] = {}
+        self._shared_bytes = DEFAULT_SHARED_BYTES
+
+    def launch(
+        self, stream: Any, grid: int | tuple[int, ...], block: int | tuple[int, ...], *args: Any, shared_bytes: int = 0
+    ) -> None:
+        """Enqueue the kernel.
+
+        Parameters
+        ----------
+        stream
+            The stream to enqueue on.
+        grid, block
+            Blocks, and threads of a block, up to three dimensions.
+        args
+            Tensors (as pointers), None (the null pointer), ints (pointers), objects with ``tensor_map`` (a 128-byte
+            TMA descriptor, by value) and NumPy scalars (by value).
+        shared_bytes
+            Dynamic shared memory of a block, in bytes.
+        """
+        from cuda.core import LaunchConfig, launch
+
+        key = (grid, block, shared_bytes)
+        config = self._configs.get(key)
+        if config is None:
+            if shared_bytes > self._shared_bytes:
+                self._allow_shared(shared_bytes)
+            config = self._configs[key] = LaunchConfig(grid=grid, block=block, shmem_size=shared_bytes)
+        launch(stream, config, self._kernel, *[_argument(a) for a in args])
+
+    @cached_property
+    def registers(self) -> int:
+        """Registers of a thread."""
+        return int(self._kernel.attributes.num_regs)
+
+    def _allow_shared(self, nbytes: int) -> None:
+        from cuda.bindings import driver
+
+        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        _check(driver.cuKernelSetAttribute(attribute, nbytes, self._kernel.handle, driver.CUdevice(self._device.index)))
+        self._shared_bytes = nbytes
+
+
+class CompileOnlyDevice(CudaDevice):
+    """A GPU of a given architecture that is not there: tactics can be asked and compiled for it, not run."""
+
+    def __init__(self, arch: str) -> None:  # no GPU: nothing of the base class is opened
+        digits = arch.removeprefix("sm_").rstrip("af")
+        self.index = 0
+        self.name = f"{arch} (compile only)"
+        self.artifacts = Artifacts()
+        self.facts: Mapping[str, int | float | str] = _SPECIFICATIONS[arch] | {
+            "arch": arch,
+            "sm": int(digits),
+            "compute_capability": f"{digits[:-1]}.{digits[-1]}",
+            "driver": "",
+        }
+
+    def compile(self, source: KernelSource) -> Any:
+        """Compile ``source``; the kernel that comes back can't be launched."""
+        arch = str(self.facts["arch"])
+        self.artifacts.get(source.key(arch), lambda: compile_cubin(source, arch)[0])
+        return _NoKernel()
+
+
+class _NoKernel:
+    registers = 0
+
+    def launch(self, *args: Any, **options: Any) -> None:
+        raise TacticError("a compile-only device can't launch kernels")
+
+
+_SPECIFICATIONS: dict[str, dict[str, int | float | str]] = {
+    "sm_80": {"multiprocessors": 108, "l2_bytes": 41943040, "shared_bytes_per_block": 166912, "memory_bytes": 85 * 10**9},
+    "sm_90a": {"multiprocessors": 132, "l2_bytes": 62914560, "shared_bytes_per_block": 232448, "memory_bytes": 150 * 10**9},
+}
+
+
+def _facts(core: Any, index: int) -> dict[str, int | float | str]:
+    from tactician.builtin_kernels.cuda.nvml import driver_version
+
+    properties = core.properties
+    major, minor = core.compute_capability
+    return {
+        "compute_capability": f"{major}.{minor}",
+        "sm": major * 10 + minor,
+        # wgmma and setmaxnreg exist only in the architecture-specific target
+        "arch": f"sm_{major}{minor}" + ("a" if major == 9 else ""),
+        "multiprocessors": properties.multiprocessor_count,
+        "l2_bytes": properties.l2_cache_size,
+        "shared_bytes_per_block": properties.max_shared_memory_per_block_optin,
+        "memory_bytes": _memory_bytes(),
+        "driver": driver_version(index),
+    }
+
+
+def _memory_bytes() -> int:
+    from cuda.bindings import driver
+
+    return int(_check(driver.cuMemGetInfo())[1])
+
+
+def _library_versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for label, packages in {
+        "nvrtc": ("nvidia-cuda-nvrtc",),
+        "cublas": ("nvidia-cublas", "nvidia-cublas-cu13"),
+        "cudnn": ("nvidia-cudnn-cu13",),
+    }.items():
+        for package in packages:
+            try:
+                versions[label] = version(package)
+                break
+            except PackageNotFoundError:
+                continue
+        else:
+            versions[label] = ""
+    return versions
+
+
+def _contiguous(view: Any) -> bool:
+    if view.strides is None:
+        return True
+    expected, stride = [], 1
+    for extent in reversed(view.shape):
+        expected.append(stride)
+        stride *= extent
+    return 0 in view.shape or all(
+        s == e or n == 1 for s, e, n in zip(view.strides, reversed(expected), view.shape, strict=True)
+    )
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, DeviceTensor):
+        return value.pointer
+    if value is None:
+        return 0
+    return getattr(value, "tensor_map", value)
+
+
+def _check(result: tuple[Any, ...]) -> tuple[Any, ...]:
+    if int(result[0]) != 0:
+        raise DeviceError(f"the CUDA driver answered {result[0].name}")
+    return result[1:]

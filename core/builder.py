@@ -1,0 +1,283 @@
+"""The main path: a model becomes an engine."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from tactician import __version__, passes
+from tactician.assembly import Assembly, Assignment
+from tactician.config import BuilderConfig
+from tactician.engine import Engine
+from tactician.importer import import_model
+from tactician.network import signatures as network_signatures
+from tactician.network import tensor_type
+from tactician.plan import FORMAT_VERSION, BuildReport, ModelInfo, Plan, PluginUse
+from tactician.plugins.manager import Plugins, load_plugins
+from tactician.plugins.reference import reference_for
+from tactician.plugins.target import Artifacts, Device, Target, Timer
+from tactician.signature import OpSignature
+from tactician.tactics.cache import TimingCache
+from tactician.tactics.choose import choose_all
+from tactician.tactics.lock import LockFile
+from tactician.tactics.measure import Measured, Measurer, Progress
+from tactician.tactics.record import Decision
+from tactician.tactics.selector import AlgorithmSelector
+
+logger = logging.getLogger(__name__)
+
+Watch = Callable[[Progress], None]
+
+
+def build(
+    model: Any,
+    config: BuilderConfig | None = None,
+    *,
+    target: Target | str | None = None,
+    selector: AlgorithmSelector | None = None,
+    timer: Timer | None = None,
+    progress: Watch | None = None,
+) -> Engine:
+    """Build an engine: import, optimize, ask every tactic, check, time and choose, plan.
+
+    Parameters
+    ----------
+    model
+        Path of an ONNX file, its bytes, an ``onnx.ModelProto``, an ``onnx_ir.Model`` or a ``tactician.Network``.
+    config
+        Options; the defaults suit most models.
+    target
+        Overrides ``config.target``; a ``Target`` object needs no plugin.
+    selector
+        Restricts or makes choices, after the command line's rules and the lock file and before plugin hooks.
+    timer
+        Measures in place of the device's own timer (tests script it).
+    progress
+        Called as the build goes on; may raise ``KeyboardInterrupt`` to cancel.
+
+    Raises
+    ------
+    InvalidModelError, ShapeError, UnknownOpError
+        If the model can't be imported.
+    NoTacticError
+        If no tactic runs a node.
+    LockMismatchError
+        If ``config.locked`` is set and something differs from the lock file.
+    BuildCancelledError
+        If cancelled; what was timed stays in the cache.
+    """
+    config = config or BuilderConfig()
+    clock = _Clock()
+    with clock("load plugins"):
+        plugins = load_plugins(config)
+        devices = _open_devices(plugins, config, target)
+        device = devices[0]
+    with clock("import"):
+        network = import_model(model, config.shapes, plugins.ops)
+        info = _model_info(model, network)
+    with clock("optimize"):
+        stages = passes.run(network, passes.pipeline(config, plugins.passes), config.dump_stages)
+        signatures = network_signatures(network)
+    with clock("measure"):
+        measured = _measure(list(signatures.values()), devices, plugins, config, timer, progress)
+    with clock("choose"):
+        decisions = _choose(signatures, measured, devices, plugins, config, selector)
+    with clock("plan"):
+        plan, weights, artifacts = _assemble(network, signatures, measured, decisions, devices, plugins, info, config)
+    warnings = tuple(str(w) for w in _fallbacks(decisions, device))
+    report = BuildReport(device.fingerprint(), tuple(decisions), tuple(stages), dict(clock.seconds), warnings)
+    return Engine(plan, report, weights, artifacts)
+
+
+class _Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = time.perf_counter() - start
+
+
+def _open_devices(plugins: Plugins, config: BuilderConfig, target: Target | str | None) -> list[Device]:
+    """Return the device to build for, then those that run what it has no tactic for."""
+    chosen = target if isinstance(target, Target) else plugins.target(target or config.target)
+    devices = [chosen.device(config.device, Artifacts())]
+    while chosen.fallback:
+        chosen = plugins.target(chosen.fallback)
+        devices.append(chosen.device(0, Artifacts()))
+    return devices
+
+
+def _measure(
+    signatures: Sequence[OpSignature],
+    devices: Sequence[Device],
+    plugins: Plugins,
+    config: BuilderConfig,
+    timer: Timer | None,
+    progress: Watch | None,
+) -> dict[str, tuple[Device, Measured]]:
+    """Measure every signature on the first device that has a tactic which runs it."""
+    cache = TimingCache(config.timing_cache) if config.use_timing_cache else None
+    results: dict[str, tuple[Device, Measured]] = {}
+    left = list(signatures)
+    for device in devices:
+        measurer = Measurer(
+            plugins.registry,
+            device,
+            timer or device.timer(),
+            lambda signature: reference_for(signature, plugins.ops),
+            cache=cache,
+            config=config,
+            hooks=plugins.hooks.filter_tactics,
+            progress=progress,
+        )
+        for key, measured in measurer.measure_all(left).items():
+            if key not in results or measured.usable:
+                results[key] = (device, measured)
+        left = [s for s in left if not results[s.key][1].usable]
+        if not left:
+            break
+    return results
+
+
+def _choose(
+    signatures: Mapping[str, OpSignature],
+    measured: Mapping[str, tuple[Device, Measured]],
+    devices: Sequence[Device],
+    plugins: Plugins,
+    config: BuilderConfig,
+    selector: AlgorithmSelector | None,
+) -> list[Decision]:
+    nodes: dict[str, list[str]] = defaultdict(list)
+    for name, signature in signatures.items():
+        nodes[signature.key].append(name)
+    lock = LockFile.load(config.lock_file) if config.lock_file and (config.locked or config.lock_file.exists()) else None
+    cache = TimingCache(config.timing_cache) if config.use_timing_cache else None
+    decisions: list[Decision] = []
+    decisions = choose_all(
+        {key: m for key, (_, m) in measured.items()},
+        {key: tuple(names) for key, names in nodes.items()},
+        targets={key: device.target for key, (device, _) in measured.items()},
+        lock=lock,
+        selector=selector,
+        hooks=plugins.hooks.select_tactic,
+        cache=cache,
+        fingerprints={key: device.fingerprint() for key, (device, _) in measured.items()},
+        config=config,
+    )
+    _report(decisions, plugins, config)
+    return decisions
+
+
+def _report(decisions: Sequence[Decision], plugins: Plugins, config: BuilderConfig) -> None:
+    for name, hook in plugins.hooks.report_choices:
+        try:
+            hook(choices=list(decisions))
+        except Exception:
+            if config.strict:
+                raise
+            logger.warning("plugin '%s': its hook report_choices failed and was ignored", name, exc_info=True)
+
+
+def _assemble(
+    network: ir.Model,
+    signatures: Mapping[str, OpSignature],
+    measured: Mapping[str, tuple[Device, Measured]],
+    decisions: Sequence[Decision],
+    devices: Sequence[Device],
+    plugins: Plugins,
+    info: ModelInfo,
+    config: BuilderConfig,
+) -> tuple[Plan, dict[str, Any], dict[str, bytes]]:
+    by_target = {d.target: d for d in devices}
+    chosen = {node: d for d in decisions for node in d.nodes}
+    assembly = Assembly(devices[0].target, by_target)
+    assignments: dict[str, Assignment] = {}
+    for name, signature in signatures.items():
+        candidate = measured[signature.key][1].candidates[chosen[name].chosen]
+        assignments[name] = Assignment(candidate, measured[signature.key][0].target, signature)
+    for value in network.graph.inputs:
+        assembly.add_input(value, _input_target(value, network, assignments, devices))
+    for node in network.graph:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            continue
+        assembly.add_node(node, assignments[node.name or ""], network.graph.outputs)
+    outputs = tuple(assembly.output(value, devices[0].target) for value in network.graph.outputs)
+    memory = assembly.place_memory()
+    used = {a.candidate.plugin for a in assignments.values()}
+    plan = Plan(
+        format_version=FORMAT_VERSION,
+        producer=f"tactician {__version__}",
+        target=devices[0].target,
+        requirements=devices[0].requirements(),
+        model=info,
+        plugins=tuple(PluginUse(p.name, p.version, p.digest) for p in sorted(used, key=lambda p: p.name)),
+        tensors=tuple(assembly.tensors),
+        inputs=tuple(assembly.locate_input(value) for value in network.graph.inputs),
+        outputs=outputs,
+        steps=tuple(assembly.steps),
+        memory=memory,
+        threads=config.threads,
+    )
+    return plan, assembly.weights, _used_artifacts(assignments.values(), by_target)
+
+
+def _input_target(
+    value: ir.Value, network: ir.Model, assignments: Mapping[str, Assignment], devices: Sequence[Device]
+) -> str:
+    """Return where an input is wanted: on the main device if any node there reads it."""
+    main = devices[0].target
+    type = tensor_type(value)
+    if type is None or not type.is_static or type.dtype == "string":
+        return devices[-1].target
+    readers = {assignments[n.name or ""].target for n in value.consumers() if (n.name or "") in assignments}
+    return main if not readers or main in readers else next(iter(readers))
+
+
+def _used_artifacts(assignments: Any, devices: Mapping[str, Device]) -> dict[str, bytes]:
+    """Prepare what was chosen once more, to see which compiled things it needs: only those go into the engine."""
+    for device in devices.values():
+        device.artifacts.forget_use()
+    seen = set()
+    for assignment in assignments:
+        key = (assignment.candidate.id, assignment.signature.key)
+        if key not in seen:
+            seen.add(key)
+            assignment.candidate.tactic.prepare(assignment.signature, devices[assignment.target])
+    return {key: data for device in devices.values() for key, data in device.artifacts.used().items()}
+
+
+def _fallbacks(decisions: Sequence[Decision], device: Device) -> list[str]:
+    """Say which nodes run elsewhere than asked, and what that costs."""
+    elsewhere = [d for d in decisions if d.target != device.target]
+    return [
+        f"{', '.join(d.nodes)}: {d.signature.partition('(')[0]} runs on the {d.target}, since no {device.target} tactic accepts it; "
+        "its inputs and outputs are copied"
+        for d in elsewhere
+    ]
+
+
+def _model_info(source: Any, network: ir.Model) -> ModelInfo:
+    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    digest = hashlib.sha256()
+    if path is not None and path.is_file():
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+    else:
+        digest.update(ir.serde.serialize_model(network).SerializeToString(deterministic=True))
+    parameters = sum(v.const_value.size for v in network.graph.initializers.values() if v.const_value is not None)
+    name = path.name if path else network.graph.name or "network"
+    return ModelInfo(name, digest.hexdigest(), sum(1 for _ in network.graph), int(parameters))

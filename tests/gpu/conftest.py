@@ -1,0 +1,119 @@
+"""Fixtures of the tests that need a GPU, and the record that they leave behind."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tactician.builtin_kernels.cuda.target import CudaTarget
+from tactician.config import BuilderConfig
+from tactician.plugins.manager import load_plugins
+from tactician.plugins.reference import reference_for
+from tactician.signature import OpSignature
+from tactician.tactics.admission import admit
+from tactician.tactics.registry import Candidate, Registry
+
+UNAVAILABLE = CudaTarget().unavailable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what can't run here."""
+    if UNAVAILABLE:
+        for item in items:
+            if "gpu" in Path(str(item.fspath)).parts:
+                item.add_marker(pytest.mark.skip(reason=UNAVAILABLE))
+
+
+@dataclass
+class Tally:
+    """What the tests saw of each kernel module: how many checks, and the worst error over its tolerance."""
+
+    checks: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    worst: dict[str, tuple[float, float]] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, candidate: Candidate, error: float | None, tolerance: float | None, failure: str | None) -> None:
+        module = type(candidate.tactic).__module__.rpartition(".")[2]
+        self.checks[module] += 1
+        if failure:
+            self.failures[module].append(f"{candidate.id}: {failure}")
+        if error is not None and tolerance:
+            known = self.worst.get(module)
+            if known is None or error / tolerance > known[0] / known[1]:
+                self.worst[module] = (error, tolerance)
+
+
+@pytest.fixture(scope="session")
+def device() -> Any:
+    """Return GPU 0."""
+    return CudaTarget().device(0)
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """Return the registry with the built-in kernels alone."""
+    return load_plugins(BuilderConfig(plugins=("builtin",))).registry
+
+
+@pytest.fixture(scope="session")
+def tally(device: Any) -> Iterator[Tally]:
+    """Collect what was checked; at the end write the record if TACTICIAN_RECORD names a file."""
+    tally = Tally()
+    yield tally
+    path = os.environ.get("TACTICIAN_RECORD")
+    if path:
+        record = importlib.import_module("record")
+        record.write(Path(path), device, tally, datetime.date.today().isoformat())
+
+
+@pytest.fixture
+def check(device: Any, registry: Registry, tally: Tally) -> Callable[..., list[str]]:
+    """Return a function that checks every candidate of a signature against the reference."""
+
+    def run(
+        signature: OpSignature, inputs: Sequence[np.ndarray[Any, Any] | None], *, tactics: Sequence[str] | None = None
+    ) -> list[str]:
+        accepted, refused = registry.candidates(signature, device)
+        raised = [r for r in refused if r.outcome == "failed"]
+        assert not raised, raised
+        chosen = [c for c in accepted if tactics is None or type(c.tactic).__name__ in tactics]
+        assert chosen, f"no tactic accepts {signature}: " + "; ".join(f"{r.tactic}: {r.reason}" for r in refused)
+        reference = _Remembered(reference_for)
+        problems = []
+        for candidate in chosen:
+            verdict = admit(candidate, signature, device, reference, [list(inputs)])
+            tally.add(candidate, verdict.error, verdict.tolerance, None if verdict.ok else verdict.reason)
+            if not verdict.ok:
+                problems.append(f"{candidate.id} on {signature}: {verdict.reason}")
+        assert not problems, "\n".join(problems)
+        return [c.id for c in chosen]
+
+    return run
+
+
+class _Remembered:
+    """Computes the reference of one signature and one set of inputs once for all candidates."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+        self._results: dict[Any, Any] = {}
+
+    def __call__(self, signature: OpSignature) -> Callable[..., Any]:
+        function = self._make(signature)
+
+        def run(inputs: Sequence[Any]) -> Any:
+            key = (signature.key, tuple(None if a is None else (a.dtype.str, a.tobytes()) for a in inputs))
+            if key not in self._results:
+                self._results[key] = function(inputs)
+            return self._results[key]
+
+        return run
