@@ -21,6 +21,7 @@ _EXPORTS = {
     "Target": "tactician.plugins.target",
     "Device": "tactician.plugins.target",
     "Timer": "tactician.plugins.target",
+    "KernelSource": "tactician.plugins.kernel_source",
     "hookimpl": "tactician.plugins.hookspecs",
 }
 

@@ -41,6 +41,14 @@ template <> struct Convert<bf16> {
 };
 
 // N elements of T moved as one aligned access.
-template <typename T, int N> struct __align__(sizeof(T) * N) Pack { T at[N]; };
+template <typename T, int N> struct __align__(sizeof(T) * N) Pack {
+    T at[N];
+    static __device__ __forceinline__ Pack filled(T x) {
+        Pack y;
+#pragma unroll
+        for (int i = 0; i < N; i++) y.at[i] = x;
+        return y;
+    }
+};
 
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }

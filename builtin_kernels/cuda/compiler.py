@@ -11,22 +11,9 @@ from functools import cache
 from importlib.resources import files
 
 from tactician.errors import TacticError
-from tactician.plugins.target import Artifacts
+from tactician.plugins.kernel_source import KernelSource as KernelSource
 
 Defines = Mapping[str, int | str]
-
-
-@dataclass(frozen=True)
-class KernelSource:
-    """One kernel to compile: complete header-free CUDA C++ text, its ``extern "C"`` name, and its macros."""
-
-    text: str
-    name: str
-    defines: tuple[tuple[str, int | str], ...] = ()
-
-    def key(self, arch: str) -> str:
-        """Return the content key of this kernel compiled for ``arch``."""
-        return Artifacts.key("cubin", arch, self.name, self.text, repr(self.defines))
 
 
 @dataclass(frozen=True)

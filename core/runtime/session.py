@@ -16,8 +16,9 @@ from tactician.engine import Engine
 from tactician.errors import EngineMismatchError, InputError
 from tactician.plan import ABSENT, Place, Plan, TensorSpec
 from tactician.plugins.manager import Plugins, load_plugins
-from tactician.plugins.target import Artifacts, Device
+from tactician.plugins.target import Artifacts, Device, Thunk, Timer
 from tactician.runtime.executor import BoundStep, Executor, as_host_array, releases
+from tactician.runtime.wall_timer import WallTimer
 
 
 class StepTime(msgspec.Struct, frozen=True):
@@ -144,6 +145,19 @@ class Session:
                     bound[index] = self._given(index, outputs or {}, stream) if given else self._output_buffer(index, reuse=True)
             values = self._executor.run(bound, stream)
             return {self.plan.tensors[i].name: values[i] for i in self.plan.outputs}
+
+    def thunk(self, feeds: Mapping[str, Any]) -> Thunk:
+        """Return what enqueues one whole run with ``feeds`` already in place, to be timed with ``timer``."""
+        bound = self._bind_inputs(feeds)
+        for index in self.plan.outputs:
+            if self.plan.tensors[index].place == Place.OUTPUT:
+                bound[index] = self._output_buffer(index, reuse=True)
+        return self._executor.whole(bound)
+
+    def timer(self) -> Timer:
+        """Return a timer that can time ``thunk``: the device's own or, where the plan waits for the host, the wall clock."""
+        device_timer = self.plan.target == "cpu" or self._executor.is_one_graph
+        return self._device.timer() if device_timer else WallTimer(self._device)
 
     def profile(self, feeds: Mapping[str, Any], iterations: int = 10) -> list[StepTime]:
         """Return how long each step takes, timed alone after one whole run with ``feeds``."""

@@ -1,0 +1,144 @@
+"""Same input, same plan: builds repeated over one cache, from empty caches, with a lock file, and all at once.
+
+    python benchmarks/repeatability.py [--model resnet50] [--target cuda] [--plugin PATH] [--json FILE]
+
+Shows: (1) two builds over one cache choose the same tactic for every node, also after a slower plugin was added;
+(2) builds from two empty caches differ only in recorded ties, and the engines' times differ by less than 1 %;
+(3) with the lock file the plan is equal byte for byte; (4) four concurrent builds on one cache lose no row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from models import export
+
+import tactician
+from tactician.engine import Engine
+from tactician.tactics.lock import LockFile
+
+CHILD = """
+import sys, tactician
+from pathlib import Path
+tactician.build(sys.argv[1], tactician.BuilderConfig(timing_cache=Path(sys.argv[2])), target=sys.argv[3])
+"""
+
+
+def choices(engine: Engine) -> dict[str, str]:
+    """Return node to tactic."""
+    return {step.node: step.tactic for step in engine.plan.steps}
+
+
+def differences(a: Engine, b: Engine) -> dict[str, tuple[str, str]]:
+    """Return the nodes whose tactics differ."""
+    x, y = choices(a), choices(b)
+    return {node: (x[node], y[node]) for node in x if x[node] != y.get(node)}
+
+
+def unexplained(a: Engine, b: Engine, changed: dict[str, Any]) -> list[str]:
+    """Return the changed nodes for which neither build recorded the other's choice as a tie."""
+    ties: dict[str, set[str]] = {}
+    for engine in (a, b):
+        for decision in engine.report.decisions:
+            tied = {c.tactic for c in decision.candidates if c.outcome in ("tie", "chosen")}
+            for node in decision.nodes:
+                ties.setdefault(node, set()).update(tied if len(tied) > 1 else set())
+    return [node for node, pair in changed.items() if not set(pair) <= ties.get(node, set())]
+
+
+def race(a: Engine, b: Engine, rounds: int = 60) -> float:
+    """Return the median ratio of the whole engines' times, b over a, by interleaved rounds on the device's own timer."""
+    sessions = [tactician.Session(e) for e in (a, b)]
+    rng = np.random.default_rng(0)
+    thunks = []
+    for session in sessions:
+        feeds = {s.name: rng.standard_normal(s.type.dims).astype(s.type.numpy_dtype) for s in session.inputs}
+        thunks.append(session.thunk(feeds))
+    timer = sessions[0].timer()
+    contenders = [timer.prepare(t) for t in thunks]
+    ratios = []
+    for i in range(rounds):
+        first, second = timer.round(contenders if i % 2 == 0 else contenders[::-1])
+        ratios.append(second / first if i % 2 == 0 else first / second)
+    return float(np.median(ratios))
+
+
+def main() -> int:
+    """Run all four and print what was seen."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="resnet50")
+    parser.add_argument("--target", default="cuda")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--plugin", help="a .py plugin whose tactics are slower everywhere")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    seen: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = folder / "model.onnx"
+        export(options.model, model, dtype=getattr(torch, options.dtype))
+
+        def build(cache: str, **extra: Any) -> Engine:
+            return tactician.build(model, tactician.BuilderConfig(timing_cache=folder / cache, **extra), target=options.target)
+
+        first = build("one.sqlite")
+        second = build("one.sqlite")
+        seen["nodes"] = len(first.plan.steps)
+        seen["same cache: nodes that differ"] = len(differences(first, second))
+        if options.plugin:
+            third = build("one.sqlite", plugins=("builtin", options.plugin))
+            asked = {c.plugin for d in third.report.decisions for c in d.candidates}
+            seen["with a slower plugin: plugins asked"] = sorted(asked)
+            seen["with a slower plugin: nodes that differ"] = len(differences(first, third))
+        other = build("two.sqlite")
+        changed = differences(first, other)
+        seen["empty caches: nodes that differ"] = len(changed)
+        seen["empty caches: of these no recorded tie"] = unexplained(first, other, changed)
+        seen["empty caches: time ratio"] = race(first, other)
+        lock = folder / "plan.lock.json"
+        LockFile.of(first).save(lock)
+        locked = build("three.sqlite", lock_file=lock, locked=True)
+        seen["locked: plans equal byte for byte"] = locked.plan.encode() == first.plan.encode()
+        seen["concurrent"] = concurrent(model, folder, options.target)
+    for key, value in seen.items():
+        print(f"{key}: {value}")
+    if options.json:
+        options.json.write_text(json.dumps(seen, indent=1))
+    good = (
+        seen["same cache: nodes that differ"] == 0
+        and not seen["empty caches: of these no recorded tie"]
+        and abs(seen["empty caches: time ratio"] - 1) < 0.01
+        and seen["locked: plans equal byte for byte"]
+        and seen["concurrent"]["lost"] == 0
+        and seen.get("with a slower plugin: nodes that differ", 0) == 0
+    )
+    return 0 if good else 1
+
+
+def concurrent(model: Path, folder: Path, target: str) -> dict[str, int]:
+    """Build four times at once on one cache and count the rows against those of one build alone."""
+    caches = [folder / "shared.sqlite"] * 4
+    children = [subprocess.Popen([sys.executable, "-c", CHILD, str(model), str(c), target]) for c in caches]
+    codes = [child.wait() for child in children]
+    alone = set(rows(folder / "one.sqlite"))
+    together = set(rows(folder / "shared.sqlite"))
+    return {"failed": sum(map(bool, codes)), "rows": len(together), "lost": len(alone - together)}
+
+
+def rows(path: Path) -> list[tuple[str, str]]:
+    """Return signature and tactic of each entry of a timing cache."""
+    with sqlite3.connect(path) as connection:
+        return connection.execute("SELECT signature, tactic FROM timings").fetchall()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
