@@ -1,6 +1,9 @@
 """Maps the repository's folders onto the one import namespace ``tactician``."""
 
+import shutil
+
 from setuptools import setup
+from setuptools.command.build import build
 
 PACKAGES = {
     "tactician": "core",
@@ -15,7 +18,17 @@ PACKAGES = {
     "tactician.builtin_kernels.cuda": "builtin_kernels/cuda",
 }
 
+
+class CleanBuild(build):
+    """Builds from nothing: what an earlier build left in build/lib would bring deleted modules back."""
+
+    def run(self) -> None:
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 setup(
+    cmdclass={"build": CleanBuild},
     packages=list(PACKAGES),
     package_dir=PACKAGES,
     package_data={

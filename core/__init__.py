@@ -17,6 +17,7 @@ _EXPORTS = {
     "OpSignature": "tactician.signature",
     "TensorType": "tactician.signature",
     "Tactic": "tactician.tactics.tactic",
+    "Launch": "tactician.tactics.tactic",
     "host_launch": "tactician.tactics.tactic",
     "Target": "tactician.plugins.target",
     "Device": "tactician.plugins.target",

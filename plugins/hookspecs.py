@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pluggy
-
 from tactician.plugins.op import Op
 from tactician.plugins.target import Target
 from tactician.signature import OpSignature

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-
 from tactician.signature import TensorType
 
 Thunk = Callable[[Any], None]

@@ -35,7 +35,7 @@ class CandidateRecord(msgspec.Struct, frozen=True):
     """One candidate of one signature.
 
     ``error`` is the relative error ‖out − ref‖ / ‖ref‖ of the worst output against the reference in higher
-    precision, ``tolerance`` what it had to stay under; ``workspace`` in bytes.
+    precision, ``tolerance`` what it had to stay under; ``workspace`` in bytes; ``version`` is that of the tactic.
     """
 
     tactic: str
@@ -48,6 +48,7 @@ class CandidateRecord(msgspec.Struct, frozen=True):
     workspace: int = 0
     numerics: tuple[str, ...] = ()
     cached: bool = False
+    version: int = 1
 
 
 class Decision(msgspec.Struct, frozen=True):

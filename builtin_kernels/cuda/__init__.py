@@ -24,6 +24,14 @@ _MODULES = (
     "softmax",
     "layer_norm",
     "transpose",
+    "strided_copy",
+    "copy",
+    "gather",
+    "pad",
+    "fill",
+    "scan",
+    "topk",
+    "resize",
 )
 
 

@@ -49,7 +49,7 @@ def compile_cubin(source: KernelSource, arch: str, *, report: bool = False) -> t
     options = ProgramOptions(
         std="c++17",
         arch=arch,
-        define_macro=[(k, str(v)) for k, v in source.defines],
+        define_macro=[(k, str(v)) for k, v in source.defines] or None,
         ptxas_options=["-v"] if report else None,
     )
     log = io.StringIO()

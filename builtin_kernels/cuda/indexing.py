@@ -20,7 +20,7 @@ def contiguous_strides(shape: Sequence[int]) -> Shape:
 
 
 def broadcast_strides(shape: Sequence[int], target: Sequence[int]) -> Shape:
-    """Return the strides with which a contiguous tensor of ``shape`` is read as one of shape ``target``: 0 where repeated.
+    """Return the strides that read a contiguous tensor of ``shape`` as one of ``target``: 0 where repeated.
 
     Raises
     ------
@@ -60,7 +60,9 @@ def collapse(shape: Sequence[int], *strides: Sequence[int]) -> tuple[Shape, list
     return tuple(extents), [tuple(w) for w in walks]
 
 
-def offset_expression(index: str, shape: Sequence[int], strides: Sequence[int], index_type: str = "u32") -> str:
+def offset_expression(
+    index: str, shape: Sequence[int], strides: Sequence[int], index_type: str = "u32"
+) -> str:
     """Return C text for the offset of the element whose row-major number within ``shape`` is ``index``.
 
     Arithmetic is unsigned and wraps, so that negative strides give the right sum. The text is a constant
@@ -82,7 +84,7 @@ def offset_expression(index: str, shape: Sequence[int], strides: Sequence[int], 
 
 
 def index_type(*sizes: int) -> str:
-    """Return the C type that indexes tensors of these numbers of elements: ``"u32"`` where it suffices, else ``"u64"``."""
+    """Return the C type of indices of tensors of these ``sizes``: ``"u32"`` or, if need be, ``"u64"``."""
     return "u32" if max(sizes, default=0) <= MAX_INDEX_32 else "u64"
 
 
@@ -92,7 +94,7 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def power_of_two_below(n: int, limit: int) -> int:
-    """Return the largest power of two that divides ``n`` and is at most ``limit`` (``n`` of 0 is divided by all)."""
+    """Return the largest power of two up to ``limit`` that divides ``n`` (all of them divide 0)."""
     power = 1
     while power * 2 <= limit and n % (power * 2) == 0:
         power *= 2

@@ -34,7 +34,7 @@ class Pointwise(Tactic):
 
     @classmethod
     def candidates(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
-        """Yield wide accesses first; more work per thread only where there is enough for all multiprocessors."""
+        """Yield wide accesses first, and more work per thread where there is enough for the device."""
         if not signature.is_static or signature.body is not None:
             yield cls()
             return
@@ -55,7 +55,9 @@ class Pointwise(Tactic):
 
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
         """Generate and compile the kernel."""
-        return pointwise_launch(PointwiseKernel(operator_program(signature), self.vector, self.threads, self.unroll), device)
+        return pointwise_launch(
+            PointwiseKernel(operator_program(signature), self.vector, self.threads, self.unroll), device
+        )
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class PointwiseChain(Tactic):
         return program if isinstance(program, str) else None
 
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
-        """Generate and compile the kernel. The program is kept as an artifact, so that loading an engine needs no onnx."""
+        """Generate and compile the kernel. The program is an artifact: loading an engine needs no onnx."""
         key = Artifacts.key("pointwise-program", signature.key)
         program = PointwiseProgram.decode(device.artifacts.get(key, lambda: _encoded_body(signature)))
         return pointwise_launch(PointwiseKernel(program, self.vector, self.threads, self.unroll), device)
@@ -119,7 +121,7 @@ def geometries(signature: OpSignature, multiprocessors: int) -> list[tuple[int, 
 
 
 def pointwise_launch(kernel: PointwiseKernel, device: Any) -> Launch:
-    """Compile ``kernel`` and return its launch; nothing is compiled or launched where there are no elements."""
+    """Compile ``kernel`` and return its launch, which does nothing where there are no elements."""
     if math.prod(kernel.program.shape) == 0:
         return _nothing
     compiled = device.compile(kernel.source())

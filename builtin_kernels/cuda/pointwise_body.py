@@ -46,7 +46,9 @@ def _program(signature: OpSignature) -> PointwiseProgram:
         if sum(map(bool, node.output)) != 1:
             raise UnsupportedError(f"{node.op_type} has more than one output")
         operands = [value(name) for name in node.input]
-        values[node.output[0]] = builder.apply(node.op_type, versions.get("ai.onnx", signature.version), attributes, operands)
+        values[node.output[0]] = builder.apply(
+            node.op_type, versions.get("ai.onnx", signature.version), attributes, operands
+        )
     outputs = [value(name) for name in function.output]
     if any(o is None for o in outputs):
         raise UnsupportedError("an output is absent")
@@ -59,7 +61,9 @@ def _attributes(node: Any) -> dict[str, Any]:
     attributes = {}
     for attribute in node.attribute:
         if attribute.ref_attr_name:
-            raise UnsupportedError(f"attribute '{attribute.name}' of {node.op_type} is a parameter of the function")
+            raise UnsupportedError(
+                f"attribute '{attribute.name}' of {node.op_type} is a parameter of the function"
+            )
         found = helper.get_attribute_value(attribute)
         attributes[attribute.name] = found.decode() if isinstance(found, bytes) else found
     return attributes
@@ -78,5 +82,7 @@ def _constant(attributes: dict[str, Any]) -> Operand:
     else:
         raise UnsupportedError(f"a Constant with '{name}' is not supported")
     if array.size != 1:
-        raise UnsupportedError(f"a constant of {array.size} elements lies inside of the body; pass it as an input")
+        raise UnsupportedError(
+            f"a constant of {array.size} elements lies inside of the body; pass it as an input"
+        )
     return constant(array)

@@ -44,7 +44,7 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True)
 class Operand:
-    """A value of an expression: a C identifier or literal, its element type and shape, and its value if known."""
+    """A value of an expression: a C identifier or literal, its type and shape, and what it is if known."""
 
     code: str
     dtype: str
@@ -103,7 +103,9 @@ def literal(value: int | float | bool, dtype: str) -> str:
         return "__int_as_float(0x7fc00000)" if single else "__longlong_as_double(0x7ff8000000000000ll)"
     if math.isinf(value):
         sign = "-" if value < 0 else ""
-        return sign + ("__int_as_float(0x7f800000)" if single else "__longlong_as_double(0x7ff0000000000000ll)")
+        return sign + (
+            "__int_as_float(0x7f800000)" if single else "__longlong_as_double(0x7ff0000000000000ll)"
+        )
     return f"({value.hex()}{'f' if single else ''})"
 
 
@@ -125,7 +127,7 @@ def apply_rule(call: Call) -> tuple[str, str]:
 
 
 def _formula(template: str, *, floats_only: bool = True, **defaults: float) -> Rule:
-    """Make a rule of a template over ``{x}``, ``{y}``, attributes with their defaults, and ``{s}``: ``f`` or nothing."""
+    """Make a rule of a template over ``{x}``, ``{y}``, attributes, and ``{s}``, which is ``f`` in float."""
 
     def rule(call: Call) -> tuple[str, str]:
         x = call[0]
@@ -202,6 +204,8 @@ def _power(call: Call) -> tuple[str, str]:
 
 def _shift(call: Call) -> tuple[str, str]:
     x, bits = call[0], call[1].code
+    if x.dtype not in INT_LIMITS:
+        raise UnsupportedError(f"can't shift {x.dtype}")
     symbol = "<<" if call.attribute("direction", "LEFT") == "LEFT" else ">>"
     return x.dtype, f"{bits} < {INT_LIMITS[x.dtype]} ? {x.code} {symbol} {bits} : 0"
 
@@ -232,7 +236,13 @@ def _gelu(call: Call) -> tuple[str, str]:
     kind = call.attribute("approximate", "none")
     if kind == "tanh":
         inner = "{x} * ({a} + {b} * {x} * {x})"
-        rule = _formula("{half} * {x} * ({one} + tanh{s}(" + inner + "))", half=0.5, one=1.0, a=_GELU_A, b=_GELU_A * 0.044715)
+        rule = _formula(
+            "{half} * {x} * ({one} + tanh{s}(" + inner + "))",
+            half=0.5,
+            one=1.0,
+            a=_GELU_A,
+            b=_GELU_A * 0.044715,
+        )
     else:
         # erfc keeps the small values of the negative tail, where 1 + erf cancels
         rule = _formula("{half} * {x} * erfc{s}({x} * {a})", half=0.5, a=-math.sqrt(0.5))
@@ -308,17 +318,18 @@ def _math(name: str) -> Rule:
     return _formula(name + "{s}({x})")
 
 
+_FUNCTIONS = (
+    *("Exp", "Log", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Tanh"),
+    *("Asinh", "Acosh", "Atanh", "Erf", "Sqrt"),
+)
+
 RULES: dict[str, Rule] = {
     **{name: _operator(s) for name, s in {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}.items()},
     **{name: _operator(s) for name, s in {"BitwiseAnd": "&", "BitwiseOr": "|", "BitwiseXor": "^"}.items()},
     **{name: _comparison(s) for name, s in {"Equal": "==", "Greater": ">", "GreaterOrEqual": ">="}.items()},
     **{name: _comparison(s) for name, s in {"Less": "<", "LessOrEqual": "<="}.items()},
     **{name: _comparison(s) for name, s in {"And": "&&", "Or": "||", "Xor": "!="}.items()},
-    **{
-        name: _math(name.lower())
-        for name in ("Exp", "Log", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Tanh")
-        + ("Asinh", "Acosh", "Atanh", "Erf", "Sqrt")
-    },
+    **{name: _math(name.lower()) for name in _FUNCTIONS},
     "Sum": _fold("{a} + {b}"),
     "Min": _fold("smaller({a}, {b})"),
     "Max": _fold("larger({a}, {b})"),
@@ -344,18 +355,26 @@ RULES: dict[str, Rule] = {
     "Elu": _formula("{x} < 0 ? {alpha} * expm1{s}({x}) : {x}", alpha=1.0),
     "Celu": _formula("{x} < 0 ? {alpha} * expm1{s}({x} / {alpha}) : {x}", alpha=1.0),
     "Selu": _formula(
-        "{gamma} * ({x} > 0 ? {x} : {alpha} * expm1{s}({x}))", alpha=1.67326319217681884765625, gamma=1.05070102214813232421875
+        "{gamma} * ({x} > 0 ? {x} : {alpha} * expm1{s}({x}))",
+        alpha=1.67326319217681884765625,
+        gamma=1.05070102214813232421875,
     ),
     "Gelu": _gelu,
-    "HardSigmoid": _formula("not_above(not_below({alpha} * {x} + {beta}, {zero}), {one})", alpha=0.2, beta=0.5, zero=0.0, one=1.0),
-    "HardSwish": _formula("{x} * not_above(not_below({x} * {a} + {b}, {zero}), {one})", a=1 / 6, b=0.5, zero=0.0, one=1.0),
+    "HardSigmoid": _formula(
+        "not_above(not_below({alpha} * {x} + {beta}, {zero}), {one})", alpha=0.2, beta=0.5, zero=0.0, one=1.0
+    ),
+    "HardSwish": _formula(
+        "{x} * not_above(not_below({x} * {a} + {b}, {zero}), {one})", a=1 / 6, b=0.5, zero=0.0, one=1.0
+    ),
     "Mish": _formula("{x} * tanh{s}(softplus({x}))"),
     "Sigmoid": _formula("{one} / ({one} + exp{s}(-{x}))", one=1.0),
     "Softplus": _formula("softplus({x})"),
     "Softsign": _formula("{x} / ({one} + fabs{s}({x}))", one=1.0),
     "Swish": _formula("{x} / ({one} + exp{s}(-{alpha} * {x}))", alpha=1.0, one=1.0),
     "ThresholdedRelu": _formula("{x} > {alpha} ? {x} : 0", alpha=1.0),
-    "Shrink": _formula("{x} < -{lambd} ? {x} + {bias} : {x} > {lambd} ? {x} - {bias} : 0", lambd=0.5, bias=0.0),
+    "Shrink": _formula(
+        "{x} < -{lambd} ? {x} + {bias} : {x} > {lambd} ? {x} - {bias} : 0", lambd=0.5, bias=0.0
+    ),
     "Clip": _clip,
     "Cast": _cast,
     "CastLike": lambda call: _cast_to(call[0], call[1].dtype),
@@ -364,4 +383,4 @@ RULES: dict[str, Rule] = {
     "Identity": _identity,
     "Dropout": _dropout,
 }
-"""Operator type → rule. Attributes of ``_formula`` constants that the operator doesn't have can't be set by a model."""
+"""Operator type → rule."""

@@ -1,13 +1,13 @@
-"""Pointwise programs: what a pointwise kernel loads, computes and stores, made of one operator or of a fused body."""
+"""Pointwise programs: what a pointwise kernel loads, computes and stores."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
-
 from tactician.builtin_kernels.cuda.indexing import Shape
 from tactician.builtin_kernels.cuda.pointwise_ops import (
     C_TYPES,
@@ -18,11 +18,14 @@ from tactician.builtin_kernels.cuda.pointwise_ops import (
     apply_rule,
     literal,
 )
-from tactician.signature import OpSignature
+from tactician.signature import OpSignature, dtype_name
+
+_SHAPED_BY_FIRST = ("Cast", "CastLike", "Dropout", "QuantizeLinear", "DequantizeLinear")
+_LOAD_NAME = re.compile(r"\bx(\d+)\b")
 
 
 class Load(msgspec.Struct, frozen=True):
-    """An input that is read as if it had ``shape``, which broadcasts from the right to the program's shape."""
+    """An input that is read as if it had ``shape``, which broadcasts to the program's shape."""
 
     input: int
     dtype: str
@@ -38,7 +41,7 @@ class PointwiseExpression(msgspec.Struct, frozen=True):
 
 
 class PointwiseProgram(msgspec.Struct, frozen=True):
-    """An expression graph over the elements of ``shape``: load ``k`` is called ``x<k>``, statements come in order."""
+    """An expression graph over the elements of ``shape``; load ``k`` is called ``x<k>``."""
 
     shape: tuple[int, ...]
     loads: tuple[Load, ...]
@@ -83,13 +86,11 @@ class ProgramBuilder:
         if op in ("QuantizeLinear", "DequantizeLinear"):
             operands = self._align_parameters(operands, int(attributes.get("axis", 1)))
         dtype, code = apply_rule(Call(op, version, attributes, tuple(operands)))
-        present = [o for o in operands if o is not None]
+        shapes = [o.shape for o in operands if o is not None]
         try:
-            shape = np.broadcast_shapes(*(o.shape for o in present))
+            shape = shapes[0] if op in _SHAPED_BY_FIRST else np.broadcast_shapes(*shapes)
         except ValueError as error:
             raise UnsupportedError(f"shapes of {op} don't broadcast: {error}") from error
-        if op in ("Cast", "CastLike", "Dropout", "QuantizeLinear", "DequantizeLinear"):
-            shape = present[0].shape
         name = f"v{len(self._expressions)}"
         self._expressions.append(PointwiseExpression(name, dtype, code))
         return Operand(name, dtype, tuple(shape))
@@ -103,11 +104,15 @@ class ProgramBuilder:
             if tensor.dims != shape or output.shape != shape:
                 raise UnsupportedError(f"outputs of shapes {tensor.dims} and {shape} don't share one loop")
             if tensor.dtype != output.dtype:
-                raise UnsupportedError(f"the output is declared {tensor.dtype}, but is computed as {output.dtype}")
+                raise UnsupportedError(
+                    f"the output is declared {tensor.dtype}, but is computed as {output.dtype}"
+                )
         if len(self._signature.outputs) != len(outputs):
             raise UnsupportedError("more outputs than the kernel writes")
         results = tuple((o.dtype, o.code) for o in outputs)
-        return PointwiseProgram(shape, tuple(self._loads), tuple(self._expressions), results)
+        return _without_unused_loads(
+            PointwiseProgram(shape, tuple(self._loads), tuple(self._expressions), results)
+        )
 
     def _load(self, load: Load, shape: Shape | None = None) -> Operand:
         """Return ``load``, a new one or the same as before; ``shape`` is what shape inference sees."""
@@ -116,7 +121,7 @@ class ProgramBuilder:
         return Operand(f"x{self._loads.index(load)}", load.dtype, shape or load.shape, source=load.input)
 
     def _align_parameters(self, operands: Sequence[Operand | None], axis: int) -> list[Operand | None]:
-        """Line up the scale and the zero point of a (de)quantisation with dimension ``axis`` of the first operand."""
+        """Line up scale and zero point of a (de)quantisation with dimension ``axis`` of the first operand."""
         x = operands[0]
         aligned = [x]
         for parameter in operands[1:]:
@@ -137,15 +142,31 @@ class ProgramBuilder:
         return self._load(Load(parameter.source, parameter.dtype, ()))
 
 
+def _without_unused_loads(program: PointwiseProgram) -> PointwiseProgram:
+    """Drop loads that nothing reads, such as the second operand of CastLike, and number the others anew."""
+    codes = [e.code for e in program.expressions] + [code for _, code in program.outputs]
+    used = sorted({int(k) for code in codes for k in _LOAD_NAME.findall(code)})
+
+    def renamed(code: str) -> str:
+        return _LOAD_NAME.sub(lambda match: f"x{used.index(int(match[1]))}", code)
+
+    return PointwiseProgram(
+        program.shape,
+        tuple(program.loads[k] for k in used),
+        tuple(PointwiseExpression(e.name, e.dtype, renamed(e.code)) for e in program.expressions),
+        tuple((dtype, renamed(code)) for dtype, code in program.outputs),
+    )
+
+
 def constant(array: np.ndarray[Any, Any]) -> Operand:
     """Return an array of one element as a literal operand."""
-    from tactician.signature import dtype_name
-
     dtype = dtype_name(array.dtype)
     if dtype not in COMPUTE_TYPES:
         raise UnsupportedError(f"element type {dtype} is not supported")
     scalar = array.reshape(-1)[0]
-    value: int | float | bool = bool(scalar) if dtype == "bool" else float(scalar) if "float" in dtype else int(scalar)
+    value: int | float | bool = (
+        bool(scalar) if dtype == "bool" else float(scalar) if "float" in dtype else int(scalar)
+    )
     return Operand(literal(value, dtype), dtype, array.shape, value)
 
 

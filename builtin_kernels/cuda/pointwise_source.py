@@ -6,7 +6,13 @@ import math
 from dataclasses import dataclass
 
 from tactician.builtin_kernels.cuda.compiler import KernelSource, read_source
-from tactician.builtin_kernels.cuda.indexing import broadcast_strides, ceil_div, collapse, index_type, offset_expression
+from tactician.builtin_kernels.cuda.indexing import (
+    broadcast_strides,
+    ceil_div,
+    collapse,
+    index_type,
+    offset_expression,
+)
 from tactician.builtin_kernels.cuda.pointwise_ops import C_TYPES, COMPUTE_TYPES, HALF_TYPES
 from tactician.builtin_kernels.cuda.pointwise_program import Load, PointwiseProgram
 
@@ -52,7 +58,10 @@ class PointwiseKernel:
         loads, outputs = self.program.loads, self.program.outputs
         parameters = [f"{_memory(load.dtype)} m{k}" for k, load in enumerate(loads)]
         parameters += [f"{_memory(dtype)}& y{k}" for k, (dtype, _) in enumerate(outputs)]
-        body = [f"const {COMPUTE_TYPES[load.dtype]} x{k} = {_read(load.dtype, f'm{k}')};" for k, load in enumerate(loads)]
+        body = [
+            f"const {COMPUTE_TYPES[load.dtype]} x{k} = {_read(load.dtype, f'm{k}')};"
+            for k, load in enumerate(loads)
+        ]
         for e in self.program.expressions:
             compute = COMPUTE_TYPES[e.dtype]
             body.append(f"const {compute} {e.name} = ({compute})({e.code});")
@@ -64,9 +73,13 @@ class PointwiseKernel:
         loads, outputs, index = self.program.loads, self.program.outputs, self._index
         parameters = [f"const {_memory(x.dtype)}* __restrict__ p{k}" for k, x in enumerate(loads)]
         parameters += [f"{_memory(dtype)}* __restrict__ q{k}" for k, (dtype, _) in enumerate(outputs)]
-        declare = [f"Pack<{_memory(x.dtype)}, {self.vector}> a{k}[{self.unroll}];" for k, x in enumerate(loads)]
+        declare = [
+            f"Pack<{_memory(x.dtype)}, {self.vector}> a{k}[{self.unroll}];" for k, x in enumerate(loads)
+        ]
         fetch = [self._fetch(k, load) for k, load in enumerate(loads)]
-        elements = [f"a{k}[u].at[e]" for k in range(len(loads))] + [f"b{k}.at[e]" for k in range(len(outputs))]
+        elements = [f"a{k}[u].at[e]" for k in range(len(loads))] + [
+            f"b{k}.at[e]" for k in range(len(outputs))
+        ]
         results = [f"Pack<{_memory(dtype)}, {self.vector}> b{k};" for k, (dtype, _) in enumerate(outputs)]
         stores = [
             f"*(Pack<{_memory(dtype)}, {self.vector}>*)(q{k} + first * {self.vector}u) = b{k};"
@@ -108,10 +121,11 @@ extern "C" __global__ void __launch_bounds__({self.threads}) pointwise({", ".joi
         if together and walk[-1] == 1 and all(s % n == 0 for s in walk[:-1]):
             return f"a{k}[u] = *(const Pack<{memory}, {n}>*)(p{k} + ({offset}));"
         offset = offset_expression(f"(first * {n}u + e)", shape, strides, self._index)
-        return f"for (u32 e = 0; e < {n}u; e++) a{k}[u].at[e] = p{k}[{offset}];"
+        # without the pragma the vector would lie in local memory
+        return f'_Pragma("unroll") for (u32 e = 0; e < {n}u; e++) a{k}[u].at[e] = p{k}[{offset}];'
 
     def _tail(self) -> str:
-        """Return the statements for the elements after the last whole vector: one thread each, in the first block."""
+        """Return the statements for what is left after the last whole vector: one thread for each element."""
         rest = self.count % self.vector
         if not rest:
             return ""

@@ -1,0 +1,1 @@
+"""What people and other tools are shown of engines: data and text, no command line."""

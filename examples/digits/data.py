@@ -1,4 +1,4 @@
-"""The digits that train.py learns from and that quickstart.py holds out: 1797 scans, 8 x 8 pixels, 10 classes."""
+"""The digits that train.py learns from and that quickstart.py holds out: 1797 scans of 8 x 8 pixels."""
 
 from __future__ import annotations
 
@@ -20,5 +20,7 @@ def split() -> tuple[Arrays, Arrays]:
     digits = load_digits()
     images = (digits.images[:, None] / 16).astype(np.float32)
     labels = digits.target.astype(np.int64)
-    train, held_out = train_test_split(np.arange(len(labels)), test_size=HELD_OUT, random_state=0, stratify=labels)
+    train, held_out = train_test_split(
+        np.arange(len(labels)), test_size=HELD_OUT, random_state=0, stratify=labels
+    )
     return (images[train], labels[train]), (images[held_out], labels[held_out])

@@ -1,9 +1,11 @@
-"""Train the quick start's network and write it as digits.onnx. Needs PyTorch (the quick start itself does not).
+"""Trains the quick start's network and writes it as digits.onnx; PyTorch is needed for this alone.
 
     pip install torch scikit-learn onnx onnxscript
     python examples/digits/train.py
 
-About a minute on two CPU cores; seeded, so the same versions give the same file.
+Takes some 15 seconds on two CPU cores; seeded, so that the same versions train the same weights. The
+exporter's own optimizer stays off: the file keeps its batch norms and shape arithmetic, for tactician's
+passes to fold.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import onnx
 import torch
 from data import split
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, pad, relu
 
 MODEL = Path(__file__).with_name("digits.onnx")
 EPOCHS = 40
@@ -34,8 +36,8 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(x + self.bn2(self.conv2(y)))
+        y = relu(self.bn1(self.conv1(x)))
+        return relu(x + self.bn2(self.conv2(y)))
 
 
 class DigitNet(nn.Module):
@@ -53,7 +55,7 @@ class DigitNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.block2(self.down(self.block1(self.stem(x))))
-        return self.head(F.adaptive_avg_pool2d(y, 1).flatten(1))
+        return self.head(adaptive_avg_pool2d(y, 1).flatten(1))
 
 
 def train(model: DigitNet, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -66,7 +68,7 @@ def train(model: DigitNet, images: torch.Tensor, labels: torch.Tensor) -> None:
         order = torch.randperm(len(images))
         total = 0.0
         for batch in order[: steps * BATCH].split(BATCH):
-            loss = F.cross_entropy(model(shifted(images[batch])), labels[batch], label_smoothing=0.05)
+            loss = cross_entropy(model(shifted(images[batch])), labels[batch], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -80,7 +82,7 @@ def train(model: DigitNet, images: torch.Tensor, labels: torch.Tensor) -> None:
 def shifted(images: torch.Tensor) -> torch.Tensor:
     """Return ``images`` moved by -1, 0 or 1 pixels in each direction, with zeros coming in."""
     dy, dx = torch.randint(0, 3, (2,)).tolist()
-    return F.pad(images, (1, 1, 1, 1))[:, :, dy : dy + 8, dx : dx + 8]
+    return pad(images, (1, 1, 1, 1))[:, :, dy : dy + 8, dx : dx + 8]
 
 
 def export(model: DigitNet) -> None:
@@ -104,7 +106,14 @@ def export(model: DigitNet) -> None:
 
 def strip(proto: onnx.ModelProto) -> None:
     """Drop what the exporter records of the machine and source lines that it ran on."""
-    for holder in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+    for holder in (
+        proto,
+        proto.graph,
+        *proto.graph.node,
+        *proto.graph.value_info,
+        *proto.graph.input,
+        *proto.graph.output,
+    ):
         del holder.metadata_props[:]
         holder.doc_string = ""
 

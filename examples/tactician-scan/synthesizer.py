@@ -2,7 +2,7 @@
 
     audio[b, t] = sum over h of amplitude[b, h, t] * sin(h * sum over s <= t of frequency[b, s])
 
-Its cumulative sum over time is a chain of additions, and it is where ``tactician_scan`` has something to offer.
+Its cumulative sum over time is a chain of additions: there ``tactician_scan`` has something to offer.
 """
 
 from __future__ import annotations
@@ -42,14 +42,16 @@ def synthesizer(harmonics: int = HARMONICS) -> onnx.ModelProto:
             numpy_helper.from_array(np.array([1]), "harmonic_axis"),
         ],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], producer_name="tactician example")
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], producer_name="tactician example"
+    )
     model.ir_version = 9
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def note(seconds: float = 0.5, harmonics: int = HARMONICS) -> dict[str, np.ndarray]:
-    """Return the inputs for one note: 110 Hz with vibrato, harmonics that fade like those of a plucked string."""
+    """Return the inputs for one note: 110 Hz with vibrato, harmonics that fade like a plucked string's."""
     time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     hertz = 110 * 2 ** (0.02 * np.sin(2 * np.pi * 5 * time))
     number = np.arange(1, harmonics + 1)[:, None]

@@ -1,19 +1,19 @@
 """Two tactics for ``ai.onnx::CumSum`` along the last axis of float32: one for the CPU, one for NVIDIA GPUs.
 
-A running sum is a chain: element t waits for element t - 1, so one core adds one float per latency of an addition.
-Both tactics cut a row into blocks, sum each block on its own, and then add to each block the total of those before it.
+A running sum is a chain: element t waits for element t - 1, so a core adds one float per latency of an
+addition. Both tactics cut a row into blocks, sum each block on its own, and add to each block the total of
+those before it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
-from tactician import Device, KernelSource, OpSignature, Tactic, hookimpl
-from tactician.tactics.tactic import Launch
+from tactician import Device, KernelSource, Launch, OpSignature, Tactic, hookimpl
 
 CUM_SUM = "ai.onnx::CumSum"
 FLOAT_BYTES = 4
@@ -21,10 +21,10 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class BlasScan(Tactic):
-    """Sum within blocks by one matrix product: ``x[n, block] @ U``, with ``U`` upper triangular and all ones.
+    """Sums within blocks by one matrix product, ``x[n, block] @ U``; ``U`` is upper triangular, all ones.
 
-    Spends ``block`` multiply-adds per element where one addition would do, but at the rate of the BLAS library, which
-    has no chain to wait for. Errors grow with the number of blocks, not of elements.
+    Spends ``block`` multiply-adds per element where one addition would do, but at the rate of the BLAS
+    library, which has no chain to wait for. Errors grow with the number of blocks, not of elements.
     """
 
     op: ClassVar[str] = CUM_SUM
@@ -39,7 +39,9 @@ class BlasScan(Tactic):
     def decline(self, signature: OpSignature, device: Device) -> str | None:
         reason = decline_scan(signature)
         if reason is None and signature.inputs[0].dims[-1] < 2 * self.block:
-            return f"rows of {signature.inputs[0].dims[-1]} elements are shorter than two blocks of {self.block}"
+            return (
+                f"rows of {signature.inputs[0].dims[-1]} elements are shorter than two blocks of {self.block}"
+            )
         return reason
 
     def workspace(self, signature: OpSignature, device: Device) -> int:
@@ -75,7 +77,7 @@ def blocked_scan(x: np.ndarray, y: np.ndarray, triangle: np.ndarray, totals: np.
     y_blocks = as_blocks(y, block)
     np.matmul(as_blocks(x, block), triangle, out=y_blocks)
     np.add.accumulate(y_blocks[:, :, -1], axis=1, out=totals)
-    if not np.isfinite(totals[:, -1]).all():
+    if not math.isfinite(np.add.reduce(totals[:, -1])):
         # 0 * inf is NaN, so the product smears an infinity over its whole block: add one by one instead
         np.add.accumulate(x, axis=1, out=y)
         return
@@ -86,15 +88,15 @@ def blocked_scan(x: np.ndarray, y: np.ndarray, triangle: np.ndarray, totals: np.
 
 
 def as_blocks(rows: np.ndarray, block: int) -> np.ndarray:
-    """Return the view ``[rows, columns // block, block]`` of ``[rows, columns]``; what is left over is left out."""
-    stride = rows.strides[1]
+    """Return the view ``[rows, columns // block, block]`` of float32[rows, columns]; the rest is left out."""
     shape = (rows.shape[0], rows.shape[1] // block, block)
-    return as_strided(rows, shape, (rows.strides[0], block * stride, stride))
+    # the constructor makes the same view as as_strided, in a tenth of the time
+    return np.ndarray(shape, rows.dtype, rows, 0, (rows.strides[0], block * FLOAT_BYTES, FLOAT_BYTES))
 
 
 @dataclass(frozen=True)
 class BlockScan(Tactic):
-    """One thread block per row, that goes along it in tiles of ``threads * items`` elements and carries the sum over."""
+    """One thread block per row: goes along in tiles of ``threads * items`` elements and carries the sum."""
 
     op: ClassVar[str] = CUM_SUM
     target: ClassVar[str] = "cuda"
@@ -128,7 +130,7 @@ class BlockScan(Tactic):
 
 
 def decline_scan(signature: OpSignature, *, flags: bool = False) -> str | None:
-    """Return why ``signature`` is no sum that these tactics run, or None; ``flags`` allows exclusive and reverse."""
+    """Return why these tactics don't run ``signature``, or None; ``flags`` allows exclusive and reverse."""
     x, axis = signature.inputs[0], signature.known(1)
     if not signature.is_static or signature.input(1) is None:
         return "needs static shapes"
@@ -149,8 +151,8 @@ BLOCK_SCAN = r"""
 // y[r, t] = sum of x[r, s] over s <= t   (s < t if EXCLUSIVE; the row read from its end if REVERSE)
 //
 //   x, y : float[rows, columns], row-major        moves 8 * rows * columns bytes
-//   one block per row; THREADS threads with ITEMS consecutive elements each make a tile; the sum is carried from tile
-//   to tile                                       set by the tactic: THREADS (a multiple of 32), ITEMS, EXCLUSIVE, REVERSE
+//   one block per row; THREADS threads with ITEMS consecutive elements each make a tile; the sum is carried
+//   from tile to tile        set by the tactic: THREADS (a multiple of 32), ITEMS, EXCLUSIVE, REVERSE
 
 __device__ __forceinline__ float warp_scan(float sum, int lane) {
     #pragma unroll
@@ -186,7 +188,7 @@ block_scan(const float* __restrict__ x, float* __restrict__ y, long long columns
             if (lane < THREADS / 32) warp_sums[lane] = scanned;
         }
         __syncthreads();
-        // 3. what stands before this thread's first element; never in_warp - own, which would round and make inf - inf
+        // 3. what stands before this thread's first element; in_warp - own would round, and make inf - inf
         const float neighbour = __shfl_up_sync(0xffffffffu, in_warp, 1);
         float sum = carry + (warp > 0 ? warp_sums[warp - 1] : 0.0f) + (lane > 0 ? neighbour : 0.0f);
         #pragma unroll

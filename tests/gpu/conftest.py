@@ -71,7 +71,7 @@ def tally(device: Any) -> Iterator[Tally]:
     yield tally
     path = os.environ.get("TACTICIAN_RECORD")
     if path:
-        record = importlib.import_module("record")
+        record = importlib.import_module("gpu.record")
         record.write(Path(path), device, tally, datetime.date.today().isoformat())
 
 

@@ -1,15 +1,16 @@
 """The record of the last GPU run: which kernel sources ran on which GPU, with what result.
 
-``tests/gpu`` writes it to ``tests/gpu/record.json``, which is committed; ``tests/host/test_record.py`` fails where a
-source has changed since, so that nothing lands that never ran on a GPU.
+``tests/gpu`` writes it to ``tests/gpu/record.json``, which is committed; ``tests/host/test_record.py`` fails
+where a source has changed since, so that nothing lands that never ran on a GPU.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 
@@ -18,8 +19,11 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "builtin_kernels" / "cuda"
 RECORD = Path(__file__).with_name("record.json")
 HOW_TO_RENEW = (
-    "run `python -m pytest tests/gpu` on a machine with an NVIDIA GPU and commit tests/gpu/record.json"
+    "on a machine with an NVIDIA GPU, run "
+    "`TACTICIAN_RECORD=tests/gpu/record.json python -m pytest tests/gpu` and commit the file"
 )
+EVERY_CHECK = ("__init__", "target")
+"""Modules that every check goes through, with all that they import: device, compiler, timer …"""
 
 
 class RecordEntry(msgspec.Struct, frozen=True):
@@ -33,14 +37,16 @@ class RecordEntry(msgspec.Struct, frozen=True):
         ``source_digest`` of the file as it ran.
     tests_passed
         Checks of candidates against the reference that this source took part in and that passed.
-    worst_error
-        Largest relative error ‖out − ref‖ / ‖ref‖ among them.
+    worst_error, tolerance
+        Relative error ‖out − ref‖ / ‖ref‖ of the check that came nearest to its tolerance, and that
+        tolerance; None where all outputs have to be equal.
     """
 
     source: str
     sha256: str
     tests_passed: int
-    worst_error: float
+    worst_error: float | None
+    tolerance: float | None
 
 
 class RecordedRun(msgspec.Struct, frozen=True):
@@ -48,7 +54,8 @@ class RecordedRun(msgspec.Struct, frozen=True):
 
     sha256: str
     tests_passed: int
-    worst_error: float
+    worst_error: float | None
+    tolerance: float | None
     gpu: str
     driver: str
     versions: dict[str, str]
@@ -62,46 +69,111 @@ class Record(msgspec.Struct, frozen=True):
     sources: dict[str, RecordedRun]
 
 
-class Recorder:
-    """Collects results of checks while the GPU tests run, and makes entries of them.
+class Tally(Protocol):
+    """Results of checks by kernel module: their number, the worst error with its tolerance, and failures."""
 
-    A check of a tactic counts for the module that defines it, for the device code that this module reads, and for
-    every module without tactics of its own (device, compiler …), which all checks go through.
+    checks: Mapping[str, int]
+    worst: Mapping[str, tuple[float, float]]
+    failures: Mapping[str, Sequence[str]]
+
+
+def write(path: Path, device: Any, tally: Tally, date: str) -> None:
+    """Write the record of a finished run on ``device``."""
+    fingerprint = device.fingerprint()
+    versions = {name: fingerprint[name] for name in ("nvrtc", "cublas", "cudnn") if fingerprint.get(name)}
+    write_record(path, device.name, str(device.facts["driver"]), versions, date, entries(tally))
+
+
+def entries(tally: Tally, folder: Path = SOURCES) -> list[RecordEntry]:
+    """Return an entry for every source that took part in a check and in none that failed."""
+    parts = {module: used_sources(module, folder) for module in tally.checks}
+    failed = {name for module in tally.failures if tally.failures[module] for name in parts[module]}
+    found = []
+    for path in kernel_sources(folder):
+        modules = [module for module in sorted(parts) if path.name in parts[module]]
+        if modules and path.name not in failed:
+            worst = max(
+                (tally.worst[m] for m in modules if m in tally.worst), key=_nearness, default=(None, None)
+            )
+            passed = sum(tally.checks[m] for m in modules)
+            found.append(RecordEntry(path.name, source_digest(path), passed, *worst))
+    return found
+
+
+def write_record(
+    path: Path, gpu: str, driver: str, versions: Mapping[str, str], date: str, entries: Iterable[RecordEntry]
+) -> None:
+    """Write ``entries`` to the record at ``path``.
+
+    Sources that did not run keep the entry that they have, as long as they exist.
     """
+    sources = dict(read_record(path).sources) if path.exists() else {}
+    kept = {p.name for p in kernel_sources()}
+    where = gpu, driver, dict(sorted(versions.items())), date
+    for e in entries:
+        sources[e.source] = RecordedRun(e.sha256, e.tests_passed, e.worst_error, e.tolerance, *where)
+        kept.add(e.source)
+    record = Record(FORMAT, {name: sources[name] for name in sorted(sources) if name in kept})
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
 
-    def __init__(self, sources: Path = SOURCES) -> None:
-        self._sources = sources
-        self._errors: dict[str, list[float]] = {}
-        self._failed: set[str] = set()
 
-    def passed(self, module: str, error: float) -> None:
-        """Count a passed check of a tactic that ``module`` (a dotted name) defines; ``error`` as in ``RecordEntry``."""
-        for name in self._credited(module):
-            self._errors.setdefault(name, []).append(error)
+def read_record(path: Path) -> Record:
+    """Read a record.
 
-    def failed(self, module: str) -> None:
-        """Keep what a failed check touched out of the record."""
-        self._failed.update(self._credited(module))
+    Raises
+    ------
+    ValueError
+        If the file is no record, or of another format.
+    """
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=Record)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{path} is no record of a GPU run: {error}; {HOW_TO_RENEW}") from error
+    if record.format != FORMAT:
+        raise ValueError(f"{path} has format {record.format}, not {FORMAT}; {HOW_TO_RENEW}")
+    return record
 
-    def entries(self) -> list[RecordEntry]:
-        """Return an entry for every source that was checked and never failed."""
-        return [
-            RecordEntry(name, source_digest(self._sources / name), len(errors), max(errors))
-            for name, errors in sorted(self._errors.items())
-            if name not in self._failed
-        ]
 
-    def _credited(self, module: str) -> set[str]:
-        own = self._sources / f"{module.rpartition('.')[2]}.py"
-        shared = {
-            p.name for p in self._sources.glob("*.py") if "TACTICS" not in p.read_text(encoding="utf-8")
-        }
-        return {own.name, *(p.name for p in device_code(own)), *shared}
+def problems(record: Record, folder: Path = SOURCES) -> list[str]:
+    """Return, in words, every source that the record does not vouch for, and every entry without a source."""
+    found = []
+    sources = kernel_sources(folder)
+    for path in sources:
+        run = record.sources.get(path.name)
+        if run is None:
+            found.append(f"{path.name}: never ran on a GPU without a failure")
+        elif run.sha256 != source_digest(path):
+            found.append(f"{path.name}: changed since it ran on {run.gpu} on {run.date}")
+        elif run.tests_passed < 1:
+            found.append(f"{path.name}: no test passed on {run.gpu} on {run.date}")
+    gone = sorted(record.sources.keys() - {path.name for path in sources})
+    found += [f"{name}: recorded, but there is no such source" for name in gone]
+    return found
 
 
 def kernel_sources(folder: Path = SOURCES) -> list[Path]:
     """Return every file that the record must cover."""
     return sorted(p for p in folder.iterdir() if p.suffix in (".cu", ".cuh", ".py"))
+
+
+def used_sources(module: str, folder: Path = SOURCES) -> set[str]:
+    """Return the names of all sources that a check of a tactic of ``module`` goes through."""
+    found: set[str] = set()
+    left = {f"{name}.py" for name in (module, *EVERY_CHECK)}
+    while left:
+        path = folder / left.pop()
+        found.add(path.name)
+        if path.suffix == ".py":
+            left |= {p.name for p in (*imported_modules(path), *device_code(path))} - found
+    return found
+
+
+def imported_modules(module: Path) -> list[Path]:
+    """Return the modules of the same folder that a module's text imports."""
+    text = module.read_text(encoding="utf-8")
+    names = re.findall(r"builtin_kernels\.cuda\.(\w+)", text)
+    names += re.findall(r"\w+", " ".join(re.findall(r"builtin_kernels\.cuda import ([\w, ]+)", text)))
+    return [path for name in names if (path := module.with_name(f"{name}.py")).is_file()]
 
 
 def device_code(module: Path) -> list[Path]:
@@ -122,55 +194,5 @@ def source_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_record(
-    path: Path, gpu: str, driver: str, versions: Mapping[str, str], date: str, entries: Iterable[RecordEntry]
-) -> None:
-    """Write ``entries`` to the record at ``path``; sources that did not run keep their entry, if they still exist."""
-    sources = dict(read_record(path).sources) if path.exists() else {}
-    kept = {p.name for p in kernel_sources()}
-    for e in entries:
-        run = RecordedRun(
-            e.sha256, e.tests_passed, e.worst_error, gpu, driver, dict(sorted(versions.items())), date
-        )
-        sources[e.source] = run
-        kept.add(e.source)
-    record = Record(FORMAT, {name: sources[name] for name in sorted(sources) if name in kept})
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-
-
-def read_record(path: Path) -> Record:
-    """Read a record.
-
-    Raises
-    ------
-    ValueError
-        If the file is no record, or of another format.
-    """
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=Record)
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"{path} is no record of a GPU run: {error}") from error
-    if record.format != FORMAT:
-        raise ValueError(f"{path} has format {record.format}, not {FORMAT}; {HOW_TO_RENEW}")
-    return record
-
-
-def problems(record: Record, folder: Path = SOURCES) -> list[str]:
-    """Return, in words, every source that the record does not vouch for, and every entry without a source."""
-    found = []
-    sources = kernel_sources(folder)
-    for path in sources:
-        run = record.sources.get(path.name)
-        if run is None:
-            found.append(f"{path.name}: never ran on a GPU")
-        elif run.sha256 != source_digest(path):
-            found.append(f"{path.name}: changed since it ran on {run.gpu} on {run.date}")
-        elif run.tests_passed < 1:
-            found.append(f"{path.name}: no test passed on {run.gpu} on {run.date}")
-    known = {path.name for path in sources}
-    found += [
-        f"{name}: recorded, but there is no such source"
-        for name in sorted(record.sources)
-        if name not in known
-    ]
-    return found
+def _nearness(worst: tuple[float, float]) -> float:
+    return worst[0] / worst[1]

@@ -1,5 +1,6 @@
 """Every kernel source has run on a GPU as it stands: the committed record says so."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -8,15 +9,23 @@ from gpu.record import (
     RECORD,
     Record,
     RecordEntry,
-    Recorder,
+    entries,
     kernel_sources,
     problems,
     read_record,
     source_digest,
+    used_sources,
     write_record,
 )
 
-ENVIRONMENT = ("GPU", "580.0", {"cuda-core": "1.2.2"}, "2026-11-20")
+ENVIRONMENT = ("GPU", "580.0", {"nvrtc": "13.0.88"}, "2026-11-20")
+
+
+@dataclass
+class Tally:
+    checks: dict[str, int]
+    worst: dict[str, tuple[float, float]] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)
 
 
 def test_every_kernel_source_ran_on_a_gpu_as_it_stands():
@@ -25,41 +34,53 @@ def test_every_kernel_source_ran_on_a_gpu_as_it_stands():
     assert not found, "\n".join([*found, HOW_TO_RENEW])
 
 
+def test_every_kernel_source_can_be_reached_by_a_check():
+    modules = [p.stem for p in kernel_sources() if "\nTACTICS" in p.read_text(encoding="utf-8")]
+    reached = set().union(*(used_sources(m) for m in modules))
+    assert modules
+    assert {p.name for p in kernel_sources()} - reached == set()
+
+
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
     folder = tmp_path / "cuda"
     folder.mkdir()
     (folder / "common.cuh").write_text("// shared\n")
     (folder / "softmax.cu").write_text("// kernel\n")
-    (folder / "softmax.py").write_text('SOURCE = read_source("common.cuh", "softmax.cu")\nTACTICS = []\n')
-    (folder / "gemm.py").write_text('SOURCE = read_source("common.cuh")\nTACTICS = []\n')
-    (folder / "device.py").write_text("class Device: ...\n")
+    (folder / "softmax.py").write_text('SOURCE = read_source("common.cuh", "softmax.cu")\n')
+    (folder / "gemm.py").write_text(
+        "from tactician.builtin_kernels.cuda.tiles import TILES\n"
+        "from tactician.builtin_kernels.cuda import swizzle, unknown\n"
+        'SOURCE = read_source("common.cuh")\n'
+    )
+    (folder / "tiles.py").write_text("TILES = ()\n")
+    (folder / "swizzle.py").write_text("SWIZZLES = ()\n")
+    (folder / "__init__.py").write_text("")
+    (folder / "target.py").write_text("from tactician.builtin_kernels.cuda.device import CudaDevice\n")
+    (folder / "device.py").write_text("class CudaDevice: ...\n")
     return folder
 
 
-def record_of(sources: Path, *modules: str) -> Record:
-    recorder = Recorder(sources)
-    for module in modules:
-        recorder.passed(f"tactician.builtin_kernels.cuda.{module}", 1e-7)
+def record_of(sources: Path, tally: Tally) -> Record:
     path = sources.parent / "record.json"
-    write_record(path, *ENVIRONMENT, recorder.entries())
+    write_record(path, *ENVIRONMENT, entries(tally, sources))
     return read_record(path)
 
 
 def test_a_whole_run_leaves_no_problem(sources):
-    record = record_of(sources, "softmax", "gemm")
+    record = record_of(sources, Tally({"softmax": 3, "gemm": 4}))
     assert sorted(record.sources) == [p.name for p in kernel_sources(sources)]
     assert problems(record, sources) == []
-    assert record.sources["device.py"].tests_passed == 2  # shared by both
-    assert record.sources["softmax.cu"].tests_passed == 1
+    passed = {name: run.tests_passed for name, run in record.sources.items()}
+    assert passed["device.py"] == passed["common.cuh"] == 7
+    assert passed["softmax.cu"] == passed["softmax.py"] == 3
+    assert passed["gemm.py"] == passed["tiles.py"] == passed["swizzle.py"] == 4
     assert record.sources["softmax.cu"].gpu == "GPU"
 
 
 def test_a_source_that_never_ran_is_named(sources):
-    assert problems(record_of(sources, "gemm"), sources) == [
-        "softmax.cu: never ran on a GPU",
-        "softmax.py: never ran on a GPU",
-    ]
+    found = problems(record_of(sources, Tally({"gemm": 1})), sources)
+    assert [f.partition(":")[0] for f in found] == ["softmax.cu", "softmax.py"]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +92,7 @@ def test_a_source_that_never_ran_is_named(sources):
     ],
 )
 def test_a_changed_source_is_named_with_what_includes_it(sources, changed, named):
-    record = record_of(sources, "softmax", "gemm")
+    record = record_of(sources, Tally({"softmax": 1, "gemm": 1}))
     with (sources / changed).open("a") as file:
         file.write("\n")
     found = problems(record, sources)
@@ -79,33 +100,31 @@ def test_a_changed_source_is_named_with_what_includes_it(sources, changed, named
     assert all("changed since it ran on GPU on 2026-11-20" in f for f in found)
 
 
-def test_a_failed_check_keeps_its_sources_out(sources):
-    recorder = Recorder(sources)
-    recorder.passed("gemm", 1e-7)
-    recorder.passed("softmax", 1e-7)
-    recorder.failed("softmax")
-    assert [e.source for e in recorder.entries()] == ["gemm.py"]  # what both went through is in doubt too
+def test_a_failed_check_keeps_what_it_went_through_out(sources):
+    tally = Tally({"softmax": 1, "gemm": 1}, failures={"softmax": ["softmax(): wrong"]})
+    assert [e.source for e in entries(tally, sources)] == ["gemm.py", "swizzle.py", "tiles.py"]
 
 
-def test_worst_error_is_kept(sources):
-    recorder = Recorder(sources)
-    for error in (1e-7, 3e-4, 2e-6):
-        recorder.passed("softmax", error)
-    entry = {e.source: e for e in recorder.entries()}["softmax.cu"]
-    assert entry == RecordEntry("softmax.cu", source_digest(sources / "softmax.cu"), 3, 3e-4)
+def test_the_error_nearest_to_its_tolerance_is_kept(sources):
+    tally = Tally({"softmax": 2, "gemm": 3}, {"softmax": (1e-7, 1e-6), "gemm": (1e-4, 1e-2)})
+    found = {e.source: e for e in entries(tally, sources)}
+    assert found["common.cuh"] == RecordEntry(
+        "common.cuh", source_digest(sources / "common.cuh"), 5, worst_error=1e-7, tolerance=1e-6
+    )
+    assert found["tiles.py"].worst_error == 1e-4
 
 
-def test_a_partial_run_keeps_the_entries_of_the_other_sources(sources, tmp_path):
+def test_a_partial_run_keeps_the_entries_of_the_other_sources(tmp_path):
     names = [p.name for p in kernel_sources()[:2]]
     path = tmp_path / "record.json"
-    write_record(path, *ENVIRONMENT, [RecordEntry(name, "0" * 64, 1, 0.0) for name in names])
-    write_record(path, "other GPU", *ENVIRONMENT[1:], [RecordEntry(names[1], "1" * 64, 2, 0.0)])
+    write_record(path, *ENVIRONMENT, [RecordEntry(name, "0" * 64, 1, 0.0, 1e-6) for name in names])
+    write_record(path, "other GPU", *ENVIRONMENT[1:], [RecordEntry(names[1], "1" * 64, 2, None, None)])
     runs = read_record(path).sources
     assert (runs[names[0]].gpu, runs[names[1]].gpu) == ("GPU", "other GPU")
 
 
 def test_an_entry_without_a_source_is_named(sources):
-    record = record_of(sources, "softmax", "gemm")
+    record = record_of(sources, Tally({"softmax": 1, "gemm": 1}))
     (sources / "gemm.py").unlink()
     assert problems(record, sources) == ["gemm.py: recorded, but there is no such source"]
 

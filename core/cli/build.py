@@ -1,0 +1,235 @@
+"""``tactician build``: a model becomes an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from tactician import __version__
+from tactician.cli.command import Output, command
+from tactician.cli.options import Names, Rule, Shape, Size, plugin_options
+
+if TYPE_CHECKING:
+    from tactician.config import BuilderConfig
+    from tactician.engine import Engine
+
+LATENCY_SECONDS = 0.5
+
+
+@command("build", project_defaults=True)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Engine file; by default MODEL with .tactician."
+)
+@click.option(
+    "--shapes",
+    type=Shape(),
+    multiple=True,
+    help="Bind an input's symbolic dimensions: input:8x3x224x224. Repeatable.",
+)
+@click.option(
+    "--target", metavar="NAME", help="cuda, cpu or another plugin's; by default cuda where there is a GPU."
+)
+@click.option("--device", type=click.IntRange(min=0), default=0, help="Index of the device.")
+@click.option(
+    "--tf32/--no-tf32", default=False, help="Whether fp32 products may be rounded to tf32. Default: no."
+)
+@click.option(
+    "--deterministic", is_flag=True, help="Allow only tactics whose repeated runs are equal bit for bit."
+)
+@click.option(
+    "--workspace", "workspace_limit", type=Size(), help="Most scratch memory of one tactic, such as 64MiB."
+)
+@click.option(
+    "--sources", type=Names(), default=(), help="Allow plugins and libraries by name, or forbid them: -cudnn."
+)
+@click.option(
+    "--tactic",
+    "tactic_rules",
+    type=Rule(),
+    multiple=True,
+    help="Pin tactics: 'NODE-GLOB=TACTIC-GLOB'. Repeatable.",
+)
+@click.option(
+    "--avg-timing-iterations",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Fewest rounds of a race.",
+)
+@click.option(
+    "--max-candidates", type=click.IntRange(min=1), help="Most candidates of one call that are timed."
+)
+@click.option(
+    "--timing-cache", type=click.Path(path_type=Path), help="Timing cache file; by default the user's own."
+)
+@click.option("--no-timing-cache", is_flag=True, help="Neither read nor write a timing cache.")
+@click.option("--error-on-timing-cache-miss", is_flag=True, help="Fail instead of measuring.")
+@click.option(
+    "--lock", type=click.Path(path_type=Path), help="Lock file: replayed if it exists, then written."
+)
+@click.option("--locked", is_flag=True, help="Fail if anything is not as in the lock file.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Host threads; by default all that this process may use."
+)
+@click.option("--seed", type=int, default=0, help="Seed of the random inputs for checking and timing.")
+@click.option("--without", metavar="PASS", multiple=True, help="Leave out a pass. Repeatable.")
+@click.option(
+    "--dump-stages",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the network as ONNX after each pass.",
+)
+@plugin_options
+def build_command(out: Output, model: Path, output: Path | None, lock: Path | None, **options: Any) -> None:
+    """Build an engine from an ONNX model.
+
+    Every operator of the model is put to every tactic that installed plugins offer. Those that accept are
+    checked against a reference and timed on this machine, and the fastest that is right is kept. Ctrl-C keeps
+    what was timed: the next build goes on from there. Defaults may stand in the project file (tactician.toml,
+    or [tool.tactician] in pyproject.toml) under the options' names.
+    """
+    from tactician.errors import ConfigError
+
+    output = output or model.with_suffix(".tactician")
+    if output.absolute() == model.absolute():
+        raise ConfigError(f"the engine would overwrite the model '{model}'; name another file with -o")
+    lock_file = lock or output.with_suffix(".lock.json")
+    from tactician.builder import build
+    from tactician.cli.progress import ProgressPrinter
+
+    config = make_config(options, lock_file if lock or options["locked"] else None)
+    _print_header(out, model, config)
+    with ProgressPrinter(out) as progress:
+        engine = build(model, config, progress=progress)
+    engine.save(output)
+    if not config.locked:
+        _write_lock(engine, lock_file)
+    latency = _latency(engine, options)
+    for warning in engine.report.warnings:
+        out.warn(warning)
+    out.result(_plain(engine, output, lock_file, latency))
+    out.text(summary(engine, output, lock_file, latency))
+
+
+def make_config(options: dict[str, Any], lock_file: Path | None) -> BuilderConfig:
+    """Return the config that the command line's options make."""
+    from tactician.config import BuilderConfig
+
+    fields = dict(options)
+    fields["shapes"] = dict(fields["shapes"])
+    fields["plugins"] = fields["plugins"] or None
+    fields["use_timing_cache"] = not fields.pop("no_timing_cache")
+    if fields["threads"] is None:
+        del fields["threads"]
+    return BuilderConfig(**fields, lock_file=lock_file)
+
+
+def summary(engine: Engine, output: Path, lock_file: Path, latency: float | None) -> str:
+    """Return what a build came to, as lines of text."""
+    from collections import Counter
+
+    from tactician.report.format import duration, plural, size
+    from tactician.report.inspect import describe_device, describe_memory, fallbacks
+
+    plan, report = engine.plan, engine.report
+    chosen_by = Counter(d.chosen_by for d in report.decisions)
+    lines = [f"device   {plan.target}: {describe_device(report.device)}"]
+    lines += [
+        f"pass     {s.name}: {s.nodes_before} → {s.nodes_after} nodes"
+        for s in report.stages
+        if s.nodes_before != s.nodes_after
+    ]
+    lines.append(
+        f"nodes    {sum(not s.is_copy for s in plan.steps)}, "
+        f"{plural(len(report.decisions), 'different call')}; chosen by "
+        + ", ".join(f"{who} ({n})" for who, n in sorted(chosen_by.items()))
+    )
+    lines += [f"WARNING  {line}" for line in fallbacks(plan)]
+    lines += [f"memory   {describe_memory(report)}" for report in plan.memory]
+    lines.append("time     " + ", ".join(f"{phase} {duration(s)}" for phase, s in report.seconds.items()))
+    wrote = f"{output} ({size(output.stat().st_size)})" + (f" and {lock_file}" if lock_file.exists() else "")
+    lines.append(f"wrote    {wrote}")
+    lines.append(
+        f"latency  {duration(latency)}"
+        if latency is not None
+        else "latency  not measured: shapes are dynamic"
+    )
+    return "\n".join([*lines, f"why      tactician explain {output}"])
+
+
+def _print_header(out: Output, model: Path, config: BuilderConfig) -> None:
+    from tactician.plugins.discovery import State
+    from tactician.plugins.manager import survey_plugins
+
+    states = survey_plugins(config).values()
+    names = [f"{s.name} {s.version}" for s in states if s.state is State.FOUND]
+    aside = [f"{s.name} {s.state}" for s in states if s.state is not State.FOUND]
+    out.note(f"tactician {__version__}   model {model}")
+    out.note(
+        f"plugins: {', '.join(names) or 'none'}" + (f"   (left out: {', '.join(aside)})" if aside else "")
+    )
+
+
+def _write_lock(engine: Engine, path: Path) -> None:
+    from tactician.tactics.lock import LockFile
+
+    device = engine.report.device
+    name = device.get("device", device.get("name", ""))
+    LockFile.of(engine.report.decisions, engine.plan.plugins, target=engine.plan.target, device=name).save(
+        path
+    )
+
+
+def _latency(engine: Engine, options: dict[str, Any]) -> float | None:
+    """Return the median seconds of a few runs on data in place, or None where inputs have no fixed shape."""
+    import time
+    from statistics import median
+
+    from tactician.cli.options import make_feeds
+    from tactician.cli.session import open_session
+
+    tensors = [engine.plan.tensors[i] for i in engine.plan.inputs]
+    if not all(t.type.is_static for t in tensors):
+        return None
+    session = open_session(
+        engine,
+        device=options["device"],
+        plugins=options["plugins"],
+        disabled_plugins=options["disabled_plugins"],
+    )
+    feeds = make_feeds(session.inputs, (), options["seed"])
+    timer = session.timer()
+    contender = timer.prepare(session.thunk(feeds))
+    samples: list[float] = []
+    end = time.perf_counter() + LATENCY_SECONDS
+    while len(samples) < 5 or (time.perf_counter() < end and len(samples) < 1000):
+        samples += timer.round([contender])
+    timer.release(contender)
+    return median(samples)
+
+
+def _plain(engine: Engine, output: Path, lock_file: Path, latency: float | None) -> dict[str, Any]:
+    from collections import Counter
+
+    import msgspec
+    from tactician.report.inspect import fallbacks
+
+    plan, report = engine.plan, engine.report
+    return {
+        "engine": str(output),
+        "lock": str(lock_file) if lock_file.exists() else None,
+        "model": msgspec.to_builtins(plan.model),
+        "target": plan.target,
+        "device": dict(report.device),
+        "plugins": msgspec.to_builtins(plan.plugins),
+        "nodes": sum(not s.is_copy for s in plan.steps),
+        "decisions": len(report.decisions),
+        "chosen_by": dict(Counter(d.chosen_by for d in report.decisions)),
+        "fallbacks": fallbacks(plan),
+        "stages": msgspec.to_builtins(report.stages),
+        "memory": msgspec.to_builtins(plan.memory),
+        "seconds": dict(report.seconds),
+        "latency_seconds": latency,
+        "warnings": list(report.warnings),
+    }

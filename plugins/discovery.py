@@ -1,0 +1,208 @@
+"""Which plugins are there: entry points of distributions, and single files. Imports no plugin code."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import import_module, metadata
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from tactician import __version__
+from tactician.errors import PluginError, UnknownPluginError
+
+GROUP = "tactician"
+"""The entry-point group: ``[project.entry-points.tactician]``."""
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+RESERVED_NAMES = frozenset({"ai", "com", "cpu", "cuda", "native", "onnx", "ref"})
+
+
+class State(StrEnum):
+    """Where a plugin stands."""
+
+    FOUND = "found"  # installed and allowed; not imported yet
+    READY = "ready"  # imported and checked
+    DISABLED = "disabled"
+    INCOMPATIBLE = "incompatible"  # needs another version of tactician
+    BROKEN = "broken"  # failed to import, breaks the contract, or its name is taken
+    QUARANTINED = "quarantined"  # crashed the process before
+
+
+@dataclass(frozen=True)
+class PluginStatus:
+    """What is known of one plugin without importing it, its state, and the reason for that state.
+
+    ``location`` is the path of its module, ``"?"`` where it can't be found; a file has no ``distribution``.
+    """
+
+    name: str
+    version: str
+    state: State
+    reason: str
+    distribution: str
+    entry: str
+    location: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a plugin comes from: an entry point of a distribution, or a file."""
+
+    name: str
+    entry: str
+    distribution: metadata.Distribution | None = None
+    file: Path | None = None
+
+    @property
+    def distribution_name(self) -> str:
+        """Name of the distribution, empty for a file."""
+        return self.distribution.name if self.distribution else ""
+
+    @property
+    def version(self) -> str:
+        """Version of the distribution; of a file, 0."""
+        return self.distribution.version if self.distribution else "0"
+
+    @property
+    def location(self) -> Path | None:
+        """Path of the module, found without importing it."""
+        return self.file or _locate(self.entry.partition(":")[0])
+
+    def problem(self) -> tuple[State, str] | None:
+        """Return why this plugin can't be loaded, as far as can be told without importing it."""
+        if not _NAME.fullmatch(self.name) or self.name.lower() in RESERVED_NAMES:
+            return State.BROKEN, (
+                f"'{self.name}' is no name for a plugin: letters, digits, '_' and '-' only, and none of "
+                f"{', '.join(sorted(RESERVED_NAMES))}"
+            )
+        if self.distribution and self.distribution_name != GROUP:
+            wanted = _needed_versions(self.distribution)
+            if wanted is not None and not wanted.contains(__version__, prereleases=True):
+                return State.INCOMPATIBLE, (
+                    f"{self.distribution_name} {self.version} needs tactician {wanted}, this is {__version__}"
+                )
+        return None
+
+    def load(self) -> Any:
+        """Import the plugin and return the object that its entry point names."""
+        if self.file:
+            return _load_file(self.name, self.file)
+        module, _, attribute = self.entry.partition(":")
+        loaded: Any = import_module(module)
+        for part in filter(None, attribute.split(".")):
+            loaded = getattr(loaded, part)
+        return loaded
+
+    def status(self, state: State, reason: str = "") -> PluginStatus:
+        """Return this plugin's status."""
+        where = str(self.location or "?")
+        return PluginStatus(self.name, self.version, state, reason, self.distribution_name, self.entry, where)
+
+
+def installed() -> list[Source]:
+    """Return the plugins of all installed distributions: those of tactician's own first, then by name."""
+    sources = [
+        Source(p.name, p.value.partition("[")[0].strip(), p.dist) for p in metadata.entry_points(group=GROUP)
+    ]
+    return sorted(sources, key=lambda s: (s.distribution_name != GROUP, s.name, s.distribution_name))
+
+
+def is_path(name: str) -> bool:
+    """Return whether ``name``, out of a list of plugins, is a file's path."""
+    return name.endswith(".py") or "/" in name
+
+
+def from_file(path: str | Path) -> Source:
+    """Return the plugin in the file at ``path``; its name is the file's name without ``.py``.
+
+    Raises
+    ------
+    UnknownPluginError
+        If there is no such file.
+    """
+    file = Path(path).expanduser().absolute()
+    if not file.is_file():
+        raise UnknownPluginError(f"plugin file '{path}' does not exist")
+    if file.suffix != ".py":
+        raise PluginError(f"plugin file '{path}' is no Python file; its name must end in .py")
+    return Source(file.stem, str(file), file=file)
+
+
+def name_clashes(sources: Iterable[Source]) -> dict[str, str]:
+    """Return, for every name that more than one source claims, what is to be said about it."""
+    claims: dict[str, list[Source]] = defaultdict(list)
+    for source in sources:
+        claims[source.name].append(source)
+    return {
+        name: f"its name is claimed by {' and by '.join(map(_describe, owners))}; uninstall or rename one"
+        for name, owners in claims.items()
+        if len(owners) > 1
+    }
+
+
+def _describe(source: Source) -> str:
+    what = f"{source.distribution_name} {source.version}" if source.distribution else "a file"
+    return f"{what} ({source.location or source.entry})"
+
+
+def _needed_versions(distribution: metadata.Distribution) -> Any:
+    """Return the versions of tactician that a distribution says it needs, or None where it says nothing."""
+    lines = [
+        line for line in distribution.requires or () if re.match(rf"{GROUP}(?![\w.-])", line, re.IGNORECASE)
+    ]
+    if not lines:
+        return None
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.specifiers import SpecifierSet
+
+    wanted = SpecifierSet()
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            wanted &= requirement.specifier
+    return wanted
+
+
+def _locate(module: str) -> Path | None:
+    """Return the path of ``module`` without importing anything that is not imported yet."""
+    top, *rest = module.split(".")
+    try:
+        if not rest or module.rpartition(".")[0] in sys.modules:
+            spec = find_spec(module)
+            return Path(spec.origin) if spec and spec.origin else None
+        spec = find_spec(top)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder, *rest)
+        for candidate in (path / "__init__.py", path.with_name(path.name + ".py")):
+            if candidate.is_file():
+                return candidate
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def _load_file(name: str, file: Path) -> Any:
+    # a name of its own, so that `conv.py` can't take the place of an installed module called `conv`
+    module_name = f"tactician_plugin_{name}"
+    known = sys.modules.get(module_name)
+    if known is not None and getattr(known, "__file__", None) == str(file):
+        return known
+    spec = spec_from_file_location(module_name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"can't import '{file}'")
+    module = module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module

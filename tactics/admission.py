@@ -1,0 +1,335 @@
+"""Admission: a candidate proves that it is right before it may be timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tactician.errors import DeviceError
+from tactician.signature import OpSignature, TensorType
+from tactician.tactics.expected import Expected, Inputs, Reference
+from tactician.tactics.guarded import GuardedBuffer, raw_bytes
+from tactician.tactics.record import Outcome
+from tactician.tactics.registry import Candidate
+from tactician.tactics.sampling import CannotSample
+from tactician.tactics.tactic import Launch
+
+if TYPE_CHECKING:
+    from tactician.plugins.target import Device
+
+Array = np.ndarray[Any, Any]
+
+POISONS = (0xFF, 0x5A)
+"""Bytes that outputs and workspace hold before the first run (NaN in every float type) and before the second."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Verdict on one candidate.
+
+    Parameters
+    ----------
+    ok
+        Whether it may be timed and chosen.
+    outcome
+        ``UNMEASURED`` where it is right so far, ``WRONG``, or ``FAILED`` where it raised.
+    reason
+        In words; empty where all is right.
+    error, tolerance
+        Relative error of the worst output over all input sets, and what it had to stay under.
+    launch
+        What ``Tactic.prepare`` returned.
+    workspace
+        Bytes.
+    seconds
+        Wall time of its last run, with the wait for its end: rough, but enough to see what is far behind.
+    lasting
+        Whether the verdict is worth remembering: not where memory ran out while it was prepared.
+    """
+
+    ok: bool
+    outcome: Outcome
+    reason: str = ""
+    error: float | None = None
+    tolerance: float | None = None
+    launch: Launch | None = None
+    workspace: int = 0
+    seconds: float | None = None
+    lasting: bool = True
+
+
+class DeviceLostError(DeviceError):
+    """A candidate left the device unusable, so that nothing more can run in this process."""
+
+
+def admit(
+    candidate: Candidate,
+    signature: OpSignature,
+    device: Device,
+    reference: Reference,
+    inputs_sets: Sequence[Inputs],
+    *,
+    seed: int = 0,
+) -> Admission:
+    """Prepare ``candidate``, run it on every set of inputs, and say whether it is right.
+
+    Parameters
+    ----------
+    reference
+        ``reference(signature)`` returns the function that computes the outputs from the inputs, also from wider ones.
+    inputs_sets
+        Host arrays in the order of the signature, None where absent.
+    seed
+        Of the guard bytes' pattern.
+
+    Raises
+    ------
+    CannotSample
+        If the reference itself can't be computed.
+    DeviceLostError
+        If the device can't be used any more.
+    """
+    return Examination(signature, device, reference, inputs_sets, seed=seed).examine(candidate)
+
+
+class Examination:
+    """Checks all candidates of one signature on the same inputs; references are computed once.
+
+    Outputs and workspace are poisoned and lie between guard bytes. After each run they, the inputs and the guards are
+    looked at. The first set is run twice, over different poison: an output that depends on what was there before, or
+    on the order of threads, differs.
+    """
+
+    def __init__(
+        self,
+        signature: OpSignature,
+        device: Device,
+        reference: Reference,
+        inputs_sets: Sequence[Inputs],
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.signature = signature
+        self.device = device
+        self.stream = device.create_stream()
+        self._random = np.random.default_rng(seed)
+        self._expected = Expected(signature, reference, inputs_sets)
+        self.host_inputs = list(inputs_sets)
+        self._sets = [_DeviceInputs(device, signature, inputs, self._random) for inputs in inputs_sets]
+
+    def inputs(self, number: int = 0) -> list[Any]:
+        """Return the device tensors of a set of inputs."""
+        return self._sets[number].tensors
+
+    def examine(self, candidate: Candidate, launch: Launch | None = None) -> Admission:
+        """Return the verdict on ``candidate``; ``launch`` is its prepared launch, if there is one already."""
+        try:
+            nbytes = candidate.tactic.workspace(self.signature, self.device)
+            numerics = candidate.tactic.numerics(self.signature)
+            launch = launch or candidate.tactic.prepare(self.signature, self.device)
+        except (Exception, SystemExit) as error:
+            return prepare_failure(error)
+        buffers = _Buffers(self.device, self.signature, nbytes, self._random)
+        trial = _Trial(self, buffers, launch, numerics)
+        try:
+            problem = trial.run_all()
+        except _RaisedError as error:
+            self._restore(candidate)
+            return Admission(False, Outcome.FAILED, str(error), launch=launch, workspace=nbytes)
+        if problem:
+            self._restore(candidate)
+        outcome = Outcome.WRONG if problem else Outcome.UNMEASURED
+        return Admission(
+            not problem, outcome, problem or "", trial.error, trial.limit, launch, nbytes, trial.seconds
+        )
+
+    def _restore(self, candidate: Candidate) -> None:
+        """Put the inputs back, so that a bad candidate does no harm to the next."""
+        try:
+            self.device.synchronize()
+            for one in self._sets:
+                one.restore()
+        except Exception as error:
+            raise DeviceLostError(
+                f"{candidate.id} on {self.signature} left {self.device.target}:{self.device.index} unusable: {error}; "
+                f"build again: the timing cache remembers this, and the tactic is left out (or use "
+                f"--sources -{candidate.source})"
+            ) from error
+
+
+class _RaisedError(Exception):
+    """A candidate, or the device on its account, raised."""
+
+
+class _Trial:
+    """The runs of one candidate."""
+
+    def __init__(
+        self, exam: Examination, buffers: _Buffers, launch: Launch, numerics: frozenset[str]
+    ) -> None:
+        self._exam = exam
+        self._buffers = buffers
+        self._launch = launch
+        self._numerics = numerics
+        self.error: float | None = None
+        self.limit: float | None = None
+        self.seconds: float | None = None
+
+    def run_all(self) -> str | None:
+        """Run on every set of inputs, the first twice, and return the first problem."""
+        return self._run_twice() or next(
+            filter(None, map(self._run_once, range(1, len(self._exam._sets)))), None
+        )
+
+    def _run_twice(self) -> str | None:
+        first = self._run(0, POISONS[0])
+        problem = self._judge(0, first)
+        if problem:
+            return problem
+        second = self._run(0, POISONS[1])
+        problem = self._judge(0, second) or self._differ(first, second)
+        return f"in its second run: {problem}" if problem else None
+
+    def _run_once(self, number: int) -> str | None:
+        try:
+            return self._judge(number, self._run(number, POISONS[0]))
+        except CannotSample:
+            return None  # hard values that the reference itself can't take say nothing of the candidate
+
+    def _run(self, number: int, poison: int) -> list[Any]:
+        exam, buffers = self._exam, self._buffers
+        device, stream = exam.device, exam.stream
+        buffers.fill(poison)
+        device.synchronize()
+        start = time.perf_counter()
+        try:
+            returned = self._launch(list(exam.inputs(number)), buffers.outputs, buffers.workspace, stream)
+            # its own stream only: what it left running on another one must not look finished
+            device.synchronize(stream)
+            self.seconds = time.perf_counter() - start
+            results = buffers.results(returned, stream)
+            device.synchronize()
+        except (Exception, SystemExit) as error:
+            raise _RaisedError(failure("run", error)) from error
+        return results
+
+    def _judge(self, number: int, results: Sequence[Any]) -> str | None:
+        damage = self._buffers.damage() or self._exam._sets[number].damage()
+        if damage:
+            return damage
+        found, self.limit = self._exam._expected.judge(number, results, self._numerics)
+        self.error = max(self.error or 0.0, *(c.error for c in found), 0.0)
+        wrong = [(i, c.reason) for i, c in enumerate(found) if c.reason is not None]
+        return f"output {wrong[0][0]} {wrong[0][1]}" if wrong else None
+
+    def _differ(self, first: Sequence[Any], second: Sequence[Any]) -> str | None:
+        if "nondeterministic" in self._numerics:
+            return None
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and not _same_bits(a, b):
+                return f"output {i} differs from the first, bit for bit, and it does not declare 'nondeterministic'"
+        return None
+
+
+class _Buffers:
+    """Outputs and workspace of one candidate, between guards; None for outputs that the launch makes itself."""
+
+    def __init__(
+        self, device: Device, signature: OpSignature, nbytes: int, random: np.random.Generator
+    ) -> None:
+        self._device = device
+        self._types = signature.outputs
+        self._guarded = [
+            GuardedBuffer(device, t.nbytes, random) if _has_buffer(t) and t is not None else None
+            for t in self._types
+        ]
+        self._scratch = GuardedBuffer(device, nbytes, random) if nbytes else None
+        self.outputs = [
+            buffer.tensor(t) if buffer is not None and t is not None else None
+            for buffer, t in zip(self._guarded, self._types, strict=True)
+        ]
+        self.workspace = self._scratch.bytes() if self._scratch else None
+
+    def fill(self, poison: int) -> None:
+        for buffer in (*self._guarded, self._scratch):
+            if buffer is not None:
+                buffer.fill(poison)
+
+    def results(self, returned: Sequence[Any] | None, stream: Any) -> list[Any]:
+        """Return host copies of all outputs, of those that the launch returned too."""
+        results = []
+        for i, (tensor, kind) in enumerate(zip(self.outputs, self._types, strict=True)):
+            value = tensor
+            if tensor is None and kind is not None:
+                value = returned[i] if returned is not None and i < len(returned) else None
+            on_device = tensor is not None or not isinstance(
+                value, np.ndarray | np.generic | list | tuple | None
+            )
+            results.append(self._device.download(value, stream) if on_device else value)
+        return results
+
+    def damage(self) -> str | None:
+        for i, buffer in enumerate(self._guarded):
+            if buffer is not None and (where := buffer.damage()):
+                return f"writes out of bounds: {where} of output {i}"
+        if self._scratch is not None and (where := self._scratch.damage()):
+            return f"writes out of bounds: {where} of the workspace"
+        return None
+
+
+class _DeviceInputs:
+    """One set of inputs on the device, with what they must still be afterwards."""
+
+    def __init__(
+        self, device: Device, signature: OpSignature, inputs: Inputs, random: np.random.Generator
+    ) -> None:
+        self.tensors: list[Any] = []
+        self._kept: list[tuple[int, GuardedBuffer, Array]] = []
+        for i, value in enumerate(inputs):
+            if not isinstance(value, np.ndarray) or value.dtype.kind in "OUST":
+                self.tensors.append(value)  # strings and sequences live on the host
+                continue
+            tensor = signature.input(i)
+            dtype = tensor.dtype if tensor is not None else value.dtype.name
+            buffer = GuardedBuffer(device, value.nbytes, random)
+            self._kept.append((i, buffer, value))
+            self.tensors.append(buffer.tensor(TensorType(dtype, value.shape)))
+        self.restore()
+
+    def restore(self) -> None:
+        for _, buffer, value in self._kept:
+            buffer.fill(0)
+            buffer.put(value)
+
+    def damage(self) -> str | None:
+        for i, buffer, value in self._kept:
+            if not np.array_equal(buffer.get(), raw_bytes(value)):
+                return f"changes input {i}"
+            if where := buffer.damage():
+                return f"writes out of bounds: {where} of input {i}"
+        return None
+
+
+def prepare_failure(error: BaseException) -> Admission:
+    """Return the verdict on a candidate that did not get as far as a launch."""
+    lasting = not isinstance(error, DeviceError | MemoryError)
+    return Admission(False, Outcome.FAILED, failure("prepare", error), lasting=lasting)
+
+
+def failure(stage: str, error: BaseException) -> str:
+    """Return what went wrong in one line: the first that the error's text has."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{stage} raised {type(error).__name__}" + (f": {lines[0].strip()[:300]}" if lines else "")
+
+
+def _has_buffer(tensor: TensorType | None) -> bool:
+    return tensor is not None and tensor.is_static and tensor.dtype != "string"
+
+
+def _same_bits(a: Array, b: Array) -> bool:
+    if a.dtype.kind in "OUST" or b.dtype.kind in "OUST":
+        return bool(np.array_equal(a, b))
+    return a.shape == b.shape and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()

@@ -1,0 +1,133 @@
+"""One call on its way through measuring: its candidates, their launches, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+from tactician.signature import OpSignature
+from tactician.tactics.admission import Admission
+from tactician.tactics.cache_rows import CacheRow
+from tactician.tactics.record import CandidateRecord, Outcome, Timing
+from tactician.tactics.registry import Candidate
+from tactician.tactics.tactic import Launch
+
+USABLE = frozenset((Outcome.CHOSEN, Outcome.TIE, Outcome.SLOWER, Outcome.UNMEASURED))
+"""Outcomes of candidates that may be chosen."""
+
+
+@dataclass
+class Job:
+    """One signature: what is to be measured, and the records so far.
+
+    Parameters
+    ----------
+    accepted
+        Candidates in order of preference.
+    records
+        By id, of the accepted ones.
+    refused
+        Records of those that declined.
+    fresh
+        Accepted, to be measured, and not in the cache.
+    anchor
+        In the cache, and raced again so that the fresh ones compare with all the others.
+    incumbent
+        Id of the last winner.
+    launches
+        By id, what ``Tactic.prepare`` returned or raised.
+    """
+
+    signature: OpSignature
+    accepted: Sequence[Candidate]
+    records: dict[str, CandidateRecord]
+    refused: Sequence[CandidateRecord]
+    fresh: Sequence[Candidate]
+    anchor: Candidate | None
+    incumbent: str | None
+    launches: dict[str, Launch | BaseException] = field(default_factory=dict)
+
+    @property
+    def to_prepare(self) -> list[Candidate]:
+        """Candidates that will run."""
+        return [*self.fresh, *([self.anchor] if self.anchor else [])]
+
+    def note(
+        self,
+        candidate: Candidate,
+        outcome: Outcome | None = None,
+        reason: str | None = None,
+        admission: Admission | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        """Write down what became of ``candidate``; what is not said comes from its admission."""
+        verdict = admission or Admission(True, Outcome.UNMEASURED)
+        self.records[candidate.id] = CandidateRecord(
+            candidate.id,
+            candidate.plugin.name,
+            outcome or verdict.outcome,
+            verdict.reason if reason is None else reason,
+            timing,
+            verdict.error,
+            verdict.tolerance,
+            verdict.workspace,
+            tuple(sorted(candidate.tactic.numerics(self.signature))),
+            version=candidate.tactic.version,
+        )
+
+    def rows(
+        self,
+        candidates: Iterable[Candidate],
+        fingerprint: str,
+        policy: str,
+        conditions: Mapping[str, int | str],
+        now: float,
+    ) -> list[CacheRow]:
+        """Return the cache's entries for ``candidates``; ``now`` in seconds since 1970."""
+        return [
+            CacheRow(
+                self.signature.key,
+                c.id,
+                c.tactic.version,
+                c.plugin.name,
+                c.plugin.digest,
+                fingerprint,
+                policy,
+                r.outcome,
+                r.reason,
+                r.timing,
+                r.error,
+                r.tolerance,
+                r.workspace,
+                dict(conditions),
+                now,
+            )
+            for c in candidates
+            for r in [self.records[c.id]]
+        ]
+
+
+def find_anchor(
+    candidates: Sequence[Candidate], records: Mapping[str, CandidateRecord], incumbent: str | None
+) -> Candidate | None:
+    """Return the incumbent or else the fastest of those that the cache knows to be right."""
+    known = [c for c in candidates if c.id in records and records[c.id].outcome in USABLE]
+
+    def rank(candidate: Candidate) -> tuple[bool, float, str]:
+        timing = records[candidate.id].timing
+        return candidate.id != incumbent, timing.median if timing else float("inf"), candidate.id
+
+    return min(known, key=rank, default=None)
+
+
+def rescaled(record: CandidateRecord, timing: Timing, scale: float) -> CandidateRecord:
+    """Return ``record`` with ``timing``, all its seconds multiplied by ``scale``."""
+    return msgspec.structs.replace(record, timing=scaled(timing, scale))
+
+
+def scaled(timing: Timing, scale: float) -> Timing:
+    """Return ``timing`` with all its seconds multiplied by ``scale``."""
+    return msgspec.structs.replace(
+        timing, median=timing.median * scale, low=timing.low * scale, high=timing.high * scale
+    )

@@ -1,0 +1,281 @@
+"""Measuring: every different call is asked, filtered, checked, timed and remembered, once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tactician.config import BuilderConfig
+from tactician.errors import BuildCancelledError, CacheError, TimingCacheMissError
+from tactician.signature import OpSignature
+from tactician.tactics.cache import TimingCache
+from tactician.tactics.cache_rows import CacheRow, fingerprint_digest
+from tactician.tactics.contest import Contest
+from tactician.tactics.expected import Reference
+from tactician.tactics.job import USABLE, Job, find_anchor
+from tactician.tactics.policies import Hook, Policies
+from tactician.tactics.race import RacePolicy
+from tactician.tactics.record import CandidateRecord, Outcome
+from tactician.tactics.registry import Candidate, Registry
+from tactician.tactics.tactic import Launch
+
+if TYPE_CHECKING:
+    from tactician.plugins.target import Device, Timer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where measuring stands.
+
+    Parameters
+    ----------
+    phase
+        ``"discover"``, ``"compile"`` or ``"measure"``.
+    done, total
+        Calls or, while compiling, candidates.
+    detail
+        What is being worked on.
+    tactics, cached
+        Candidates so far, and how many of them the timing cache knew.
+    eta_seconds
+        Time left in this phase, None where it can't be told yet.
+    """
+
+    phase: str
+    done: int
+    total: int
+    detail: str = ""
+    tactics: int = 0
+    cached: int = 0
+    eta_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of one call on one device.
+
+    Parameters
+    ----------
+    records
+        Of every candidate, those that were accepted first, in the order of preference.
+    candidates
+        All that accepted, by id.
+    incumbent
+        Id of the tactic that won last, as the timing cache remembers it.
+    """
+
+    signature: OpSignature
+    records: tuple[CandidateRecord, ...]
+    candidates: Mapping[str, Candidate]
+    incumbent: str | None = None
+
+    @property
+    def usable(self) -> tuple[CandidateRecord, ...]:
+        """Records of the candidates that may be chosen."""
+        return tuple(r for r in self.records if r.outcome in USABLE)
+
+
+class Measurer:
+    """Measures calls on one device.
+
+    Parameters
+    ----------
+    registry
+        Where candidates come from.
+    timer
+        Measures; tests pass a scripted one.
+    reference
+        ``reference(signature)`` returns the function that computes the outputs.
+    cache
+        Timings and verdicts to use and to add to; None for none.
+    hooks
+        ``filter_tactics`` hooks with the names of their plugins.
+    progress
+        Called as it goes on; may raise ``KeyboardInterrupt`` to cancel.
+    decided
+        By signature key, ids of tactics that are chosen already (by a lock file): nothing else is measured there,
+        if all of them are offered.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        device: Device,
+        timer: Timer,
+        reference: Reference,
+        *,
+        cache: TimingCache | None = None,
+        config: BuilderConfig | None = None,
+        hooks: Sequence[tuple[str, Hook]] = (),
+        progress: Callable[[Progress], None] | None = None,
+        decided: Mapping[str, Iterable[str]] | None = None,
+    ) -> None:
+        self._registry = registry
+        self._device = device
+        self._timer = timer
+        self._reference = reference
+        self._cache = cache
+        self._config = config or BuilderConfig()
+        self._policies = Policies(self._config, device, hooks)
+        self._progress = progress
+        self._decided = {key: frozenset(ids) for key, ids in (decided or {}).items()}
+        self._fingerprint = device.fingerprint()
+        self._race_policy = RacePolicy(min_rounds=max(1, self._config.avg_timing_iterations))
+        self._counts = {"tactics": 0, "cached": 0}
+        self._phase = ("", 0.0)
+        self._cache_failed = False
+
+    @property
+    def policy(self) -> str:
+        """How timings are taken, as it stands in the timing cache's key."""
+        return f"interleaved 1, rounds >= {self._race_policy.min_rounds}"
+
+    def measure_all(self, signatures: Sequence[OpSignature]) -> dict[str, Measured]:
+        """Measure every different signature once, and return the results by signature key.
+
+        Raises
+        ------
+        TimingCacheMissError
+            If ``error_on_timing_cache_miss`` is set and a candidate has no entry.
+        BuildCancelledError
+            On ``KeyboardInterrupt``; what was measured is in the cache.
+        DeviceLostError
+            If a candidate left the device unusable; the cache remembers it.
+        """
+        unique = list({s.key: s for s in signatures}.values())
+        results: dict[str, Measured] = {}
+        try:
+            jobs = []
+            for number, signature in enumerate(unique):
+                self._tell("discover", number, len(unique), str(signature))
+                jobs.append(self._discover(signature))
+            self._tell("discover", len(unique), len(unique))
+            self._compile(jobs)
+            for number, job in enumerate(jobs):
+                self._tell("measure", number, len(jobs), str(job.signature))
+                self._measure(job)
+                results[job.signature.key] = _measured(job)
+            self._tell("measure", len(jobs), len(jobs))
+        except KeyboardInterrupt as error:
+            kept = f"; what was timed is in '{self._cache.path}', and the next build goes on from there"
+            raise BuildCancelledError(
+                f"cancelled with {len(results)} of {len(unique)} calls measured{kept if self._cache else ''}"
+            ) from error
+        return results
+
+    def _discover(self, signature: OpSignature) -> Job:
+        accepted, refused = self._registry.candidates(signature, self._device)
+        accepted = list({c.id: c for c in accepted}.values())
+        left, out = self._policies.apply(signature, accepted)
+        rows = self._rows(signature, left)
+        left, skipped = self._skip_undecided(signature, left)
+        kept, pruned = self._policies.prune(signature, left)
+        out += skipped + [r for r in pruned if r.tactic not in rows]
+        records = {r.tactic: r for r in out}
+        for c in left:
+            if c.id in rows:
+                records[c.id] = rows[c.id].record(c.tactic.numerics(signature))
+        fresh = [c for c in kept if c.id not in rows]
+        if fresh and self._config.error_on_timing_cache_miss:
+            raise self._miss(signature, fresh[0])
+        incumbent = self._cache.incumbent(signature, self._fingerprint) if self._cache else None
+        self._counts["tactics"] += len(left)
+        self._counts["cached"] += sum(c.id in rows for c in left)
+        anchor = find_anchor(left, records, incumbent) if fresh else None
+        return Job(signature, accepted, records, refused, fresh, anchor, incumbent)
+
+    def _rows(self, signature: OpSignature, candidates: Sequence[Candidate]) -> dict[str, CacheRow]:
+        """Return the cache's entries for exactly these candidates."""
+        if self._cache is None:
+            return {}
+        wanted = {(c.id, c.tactic.version, c.plugin.digest) for c in candidates}
+        rows = self._cache.get(signature, self._fingerprint, self.policy)
+        return {r.tactic: r for r in rows if (r.tactic, r.version, r.digest) in wanted}
+
+    def _skip_undecided(
+        self, signature: OpSignature, candidates: list[Candidate]
+    ) -> tuple[list[Candidate], list[CandidateRecord]]:
+        decided = self._decided.get(signature.key, frozenset())
+        if not decided or not decided <= {c.id for c in candidates}:
+            return candidates, []
+        reason = "not measured: the lock file decides"
+        out = [
+            CandidateRecord(c.id, c.plugin.name, Outcome.PRUNED, reason, version=c.tactic.version)
+            for c in candidates
+            if c.id not in decided
+        ]
+        return [c for c in candidates if c.id in decided], out
+
+    def _miss(self, signature: OpSignature, candidate: Candidate) -> TimingCacheMissError:
+        why = "no timing cache is in use"
+        if self._cache is not None:
+            where = self._cache.explain_miss(signature, candidate, self._fingerprint, self.policy)
+            why = f"timing cache '{self._cache.path}': {where}"
+        return TimingCacheMissError(
+            f"{signature}: {candidate.id} would have to be timed, and --error-on-timing-cache-miss forbids it; {why}"
+        )
+
+    def _compile(self, jobs: Sequence[Job]) -> None:
+        """Prepare all that will run, several at a time."""
+        tasks = [(job, c) for job in jobs for c in job.to_prepare]
+        if not tasks:
+            return
+        with ThreadPoolExecutor(max(1, self._config.threads), "tactician-compile") as pool:
+            futures: dict[Future[Launch], tuple[Job, Candidate]] = {
+                pool.submit(c.tactic.prepare, job.signature, self._device): (job, c) for job, c in tasks
+            }
+            try:
+                for number, future in enumerate(as_completed(futures)):
+                    job, candidate = futures[future]
+                    self._tell("compile", number, len(tasks), candidate.id)
+                    job.launches[candidate.id] = future.exception() or future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        self._tell("compile", len(tasks), len(tasks))
+
+    def _measure(self, job: Job) -> None:
+        """Check and race the fresh candidates of one call, and remember what came of it."""
+        if not job.fresh:
+            return
+        contest = Contest(job, self._device, self._timer, self._reference, self._config, self._race_policy)
+        try:
+            contest.run()
+        finally:
+            self._remember(job, contest)
+            job.launches.clear()
+
+    def _remember(self, job: Job, contest: Contest) -> None:
+        """Write to the cache. If that fails, the next build takes longer, but this one need not end."""
+        if self._cache is None or not contest.lasting or self._cache_failed:
+            return
+        digest = fingerprint_digest(self._fingerprint)
+        rows = job.rows(contest.lasting, digest, self.policy, contest.conditions, time.time())
+        try:
+            self._cache.put(job.signature, self._fingerprint, rows)
+        except CacheError as error:
+            if self._config.strict:
+                raise
+            self._cache_failed = True
+            logger.warning("%s; nothing more is written to it in this build", error)
+
+    def _tell(self, phase: str, done: int, total: int, detail: str = "") -> None:
+        if phase != self._phase[0]:
+            self._phase = (phase, time.perf_counter())
+        if self._progress is None:
+            return
+        eta = (time.perf_counter() - self._phase[1]) / done * (total - done) if done else None
+        self._progress(
+            Progress(phase, done, total, detail, self._counts["tactics"], self._counts["cached"], eta)
+        )
+
+
+def _measured(job: Job) -> Measured:
+    records = (*(job.records[c.id] for c in job.accepted), *job.refused)
+    return Measured(job.signature, records, {c.id: c for c in job.accepted}, job.incumbent)

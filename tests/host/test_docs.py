@@ -1,0 +1,215 @@
+"""The documentation says what is: links, hooks, errors, commands and options exist, and its code runs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+import pytest
+import tactician
+from onnx import TensorProto, helper
+from packages import ROOT
+from tactician import BuilderConfig, errors
+from tactician.cli import COMMANDS, cli
+from tactician.engine import MAGIC
+from tactician.plan import FORMAT_VERSION
+from tactician.plugins import hookspecs
+from tactician.plugins.discovery import State
+from tactician.tactics.record import Outcome
+
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    page
+    for page in (*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.md"))
+    if ".pytest_cache" not in page.parts
+)
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def code_blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", read(page), re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that a Markdown viewer gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", read(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", read(page), flags=re.MULTILINE | re.DOTALL)
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def hook_signatures() -> Iterator[str]:
+    for node in ast.parse(inspect.getsource(hookspecs)).body:
+        if isinstance(node, ast.FunctionDef):
+            yield f"{node.name}({ast.unparse(node.args)}) -> {ast.unparse(node.returns)}"
+
+
+def test_every_hook_is_documented_with_its_signature():
+    text = read(DOCS / "plugins.md")
+    headings = re.findall(r"^### `(.*)`$", text, re.MULTILINE)
+    assert headings == list(hook_signatures())
+
+
+def error_classes(base: type = errors.TacticianError) -> Iterator[type]:
+    yield base
+    for subclass in base.__subclasses__():
+        yield from error_classes(subclass)
+
+
+def test_every_error_is_documented_with_its_exit_code_and_place():
+    rows = re.findall(r"^\| ([· ]*)`(\w+)` \| (\d+) \|", read(DOCS / "errors.md"), re.M)
+    documented = {name: (int(code), dots.count("·")) for dots, name, code in rows}
+    own = [c for c in error_classes() if c.__module__ == errors.__name__]
+    depth = {c.__name__: c.__mro__.index(errors.TacticianError) for c in own}
+    assert documented == {c.__name__: (c.exit_code, depth[c.__name__]) for c in own}
+
+
+def test_every_outcome_of_a_candidate_is_documented():
+    rows = re.findall(r"^\| `(\w+)` \|", read(DOCS / "measuring.md"), re.MULTILINE)
+    assert rows == [outcome.value for outcome in Outcome]
+
+
+def test_every_state_of_a_plugin_is_documented():
+    text = (
+        (DOCS / "plugins.md")
+        .read_text(encoding="utf-8")
+        .partition("| state | meaning |")[2]
+        .partition("\n\n")[0]
+    )
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [state.value for state in State]
+
+
+def test_the_engine_format_is_the_documented_one():
+    text = read(DOCS / "engine-format.md")
+    assert f"`{MAGIC.decode()}`" in text
+    assert f"format version, now {FORMAT_VERSION} " in text
+
+
+def try_it() -> list[str]:
+    section = read(ROOT / "README.md").partition("## Try it")[2].partition("\n## ")[0]
+    return [block.strip() for block in re.findall(r"^```\n(.*?)^```", section, re.MULTILINE | re.DOTALL)]
+
+
+def test_the_readme_has_two_commands_of_which_all_parts_exist():
+    install_and_run, test = try_it()
+    install, run = (shlex.split(part) for part in install_and_run.split("&&"))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert install[:2] == ["pip", "install"]
+    assert re.fullmatch(r"\.\[(\w+)\]", install[2])[1] in extras
+    assert run[0] == "python"
+    assert (ROOT / run[1]).is_file()
+    assert shlex.split(test)[:3] == ["python", "-m", "pytest"]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS.glob("*.md")], ids=lambda p: p.name)
+def test_commands_and_options_in_the_documentation_exist(page):
+    commands = [cli.get_command(click.Context(cli), name) for name in COMMANDS]
+    known = {option for c in (cli, *commands) for p in c.params for option in (*p.opts, *p.secondary_opts)}
+    lines = [line for line in read(page).splitlines() if not re.search(r"\b(pip|pytest)\b", line)]
+    used = {name for line in lines for name in re.findall(r"(?:`|^)tactician ([a-z]+)\b", line)}
+    assert used - set(COMMANDS) == set()
+    options = {option for line in lines for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)}
+    assert options - known - {"--help", "--version"} == set()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return an empty working folder in which the examples can be found, as in a checkout."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_blocks_of_the_quick_start_run(folder, capsys):
+    namespace: dict[str, object] = {}
+    for block in code_blocks(DOCS / "quickstart.md", "python"):
+        exec(compile(block, "quickstart.md", "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert "(32, 10)" in printed
+    assert "Conv" in printed
+
+
+@pytest.fixture
+def files(folder):
+    """Write the named blocks of plugins.md and selection.md as files."""
+    for page in ("plugins.md", "selection.md"):
+        for block in code_blocks(DOCS / page, "python"):
+            name = re.match(r"# (\w+\.py)\n", block)
+            assert name, f"{page}: a block does not begin with its file's name"
+            (folder / name[1]).write_text(block)
+    return folder
+
+
+def load_module(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def one_node_model(node: onnx.NodeProto, shape: list[int]) -> onnx.ModelProto:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
+    opsets = [helper.make_opsetid("", 18)]
+    if node.domain:
+        opsets.append(helper.make_opsetid(node.domain, 1))
+    return helper.make_model(
+        helper.make_graph([node], "example", [x], [y]), opset_imports=opsets, ir_version=9
+    )
+
+
+def test_the_documented_plugin_in_one_file_competes(files, capsys):
+    load_module(files / "use_hard_swish.py")
+    lines = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()}
+    assert lines["hard_swish.in_place_hard_swish()"] in ("chosen", "slower", "tie")
+    assert any(name.startswith("builtin.") for name in lines)
+
+
+def test_the_documented_custom_operator_runs(files):
+    node = helper.make_node("SquaredRelu", ["x"], ["y"], domain="squared_relu", name="activation")
+    config = BuilderConfig(target="cpu", plugins=("squared_relu.py",))
+    engine = tactician.build(one_node_model(node, [3, 5]), config)
+    x = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+    assert np.allclose(tactician.Session(engine).run({"x": x})["y"], np.maximum(x, 0) ** 2)
+
+
+def test_the_documented_cuda_kernel_compiles(files, compile_device):
+    from signatures import make_signature
+
+    (tactic,) = load_module(files / "cuda_relu.py").tactics()
+    signature = make_signature("Relu", [np.ones((3, 5), np.float32)])
+    device = compile_device("sm_80")
+    for candidate in tactic.candidates(signature, device):
+        assert candidate.decline(signature, device) is None
+        assert callable(candidate.prepare(signature, device))
+
+
+def test_the_documented_selector_selects(files, capsys):
+    selector = load_module(files / "selector.py").LeastWorkspace()
+    node = helper.make_node("Relu", ["x"], ["y"], name="activation")
+    engine = tactician.build(one_node_model(node, [3, 5]), BuilderConfig(target="cpu"), selector=selector)
+    assert engine.report.decisions[0].chosen_by == "selector"
+    assert "activation" in capsys.readouterr().out
