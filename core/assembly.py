@@ -72,7 +72,9 @@ class Assembly:
         if value.const_value is not None and id(value) not in self._home:
             return self._add_weight(value, target)
         if id(value) not in self._home:
-            raise NoTacticError(f"value '{value.name}' is used before anything computes it; the network is not in topological order")
+            raise NoTacticError(
+                f"value '{value.name}' is used before anything computes it; the network is not in topological order"
+            )
         source = self._index[id(value), self._home[id(value)]]
         copy = self._new(value, target, self._place(value, target), home=False)
         name = f"copy of {value.name} to {target}"
@@ -103,7 +105,9 @@ class Assembly:
     def _new(self, value: ir.Value, target: str, place: Place, *, home: bool = True) -> int:
         type = tensor_type(value)
         dtype, shape = (type.dtype, type.shape) if type else ("float32", None)
-        self.tensors.append(TensorSpec(value.name or f"value_{len(self.tensors)}", dtype, shape, target, place))
+        self.tensors.append(
+            TensorSpec(value.name or f"value_{len(self.tensors)}", dtype, shape, target, place)
+        )
         self._index[id(value), target] = len(self.tensors) - 1
         self._kept.append(value)  # ids stay unique only while their objects live
         if home:
@@ -161,5 +165,14 @@ def _moved(tensor: TensorSpec, offset: int) -> TensorSpec:
 
 def _with_workspace(step: Step, offset: int) -> Step:
     return Step(
-        step.node, step.op, step.target, step.tactic, step.tactic_version, step.signature, step.inputs, step.outputs, step.workspace, offset
+        step.node,
+        step.op,
+        step.target,
+        step.tactic,
+        step.tactic_version,
+        step.signature,
+        step.inputs,
+        step.outputs,
+        step.workspace,
+        offset,
     )

@@ -92,7 +92,9 @@ def build(
     with clock("choose"):
         decisions = _choose(signatures, measured, devices, plugins, config, selector)
     with clock("plan"):
-        plan, weights, artifacts = _assemble(network, signatures, measured, decisions, devices, plugins, info, config)
+        plan, weights, artifacts = _assemble(
+            network, signatures, measured, decisions, devices, plugins, info, config
+        )
     warnings = tuple(str(w) for w in _fallbacks(decisions, device))
     report = BuildReport(device.fingerprint(), tuple(decisions), tuple(stages), dict(clock.seconds), warnings)
     return Engine(plan, report, weights, artifacts)
@@ -164,7 +166,11 @@ def _choose(
     nodes: dict[str, list[str]] = defaultdict(list)
     for name, signature in signatures.items():
         nodes[signature.key].append(name)
-    lock = LockFile.load(config.lock_file) if config.lock_file and (config.locked or config.lock_file.exists()) else None
+    lock = (
+        LockFile.load(config.lock_file)
+        if config.lock_file and (config.locked or config.lock_file.exists())
+        else None
+    )
     cache = TimingCache(config.timing_cache) if config.use_timing_cache else None
     decisions: list[Decision] = []
     decisions = choose_all(
@@ -278,6 +284,8 @@ def _model_info(source: Any, network: ir.Model) -> ModelInfo:
             digest = hashlib.file_digest(file, "sha256")
     else:
         digest.update(ir.serde.serialize_model(network).SerializeToString(deterministic=True))
-    parameters = sum(v.const_value.size for v in network.graph.initializers.values() if v.const_value is not None)
+    parameters = sum(
+        v.const_value.size for v in network.graph.initializers.values() if v.const_value is not None
+    )
     name = path.name if path else network.graph.name or "network"
     return ModelInfo(name, digest.hexdigest(), sum(1 for _ in network.graph), int(parameters))

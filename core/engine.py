@@ -65,7 +65,10 @@ class Engine:
             "plan": [self.plan.encode()],
             "report": [msgspec.json.encode(self.report)],
             "artifacts": [_pack_artifacts(self.artifacts)],
-            "weights": [table, *(piece for name, pad in weights for piece in (b"\0" * pad, self.weights[name]))],
+            "weights": [
+                table,
+                *(piece for name, pad in weights for piece in (b"\0" * pad, self.weights[name])),
+            ],
         }
         with _atomic(path) as file:
             _write(file, parts)
@@ -85,14 +88,20 @@ class Engine:
         try:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+                data = (
+                    memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                    if size
+                    else memoryview(b"")
+                )
         except OSError as error:
             raise DamagedEngineError(f"can't read engine '{path}': {error.strerror}") from error
         sections = _sections(path, data)
         for name in ("plan", "report", "artifacts", *(("weights",) if verify_weights else ())):
             content, expected = sections[name]
             if hashlib.sha256(content).hexdigest() != expected:
-                raise DamagedEngineError(f"engine '{path}' is damaged: section '{name}' does not match its checksum; build it again")
+                raise DamagedEngineError(
+                    f"engine '{path}' is damaged: section '{name}' does not match its checksum; build it again"
+                )
         try:
             plan = msgspec.json.decode(bytes(sections["plan"][0]), type=Plan)
             report = msgspec.json.decode(bytes(sections["report"][0]), type=BuildReport)
@@ -116,7 +125,9 @@ class Engine:
             return np.array(json.loads(bytes(data)), dtype=object).reshape(shape)
         expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if data is None or memoryview(data).nbytes != expected:
-            raise DamagedEngineError(f"the engine's weight '{name}' is missing or has another size than {expected} bytes")
+            raise DamagedEngineError(
+                f"the engine's weight '{name}' is missing or has another size than {expected} bytes"
+            )
         return np.frombuffer(data, dtype).reshape(shape)
 
 
@@ -137,7 +148,11 @@ def _layout(sizes: Mapping[str, int]) -> tuple[list[tuple[str, int]], bytes]:
         order.append((name, pad))
         # the padding belongs to no tensor; readers of safetensors want no holes, so it is a tensor of its own
         if pad:
-            table[f"__padding_{len(order)}"] = {"dtype": "U8", "shape": [pad], "data_offsets": [start - pad, start]}
+            table[f"__padding_{len(order)}"] = {
+                "dtype": "U8",
+                "shape": [pad],
+                "data_offsets": [start - pad, start],
+            }
         table[name] = {"dtype": "U8", "shape": [sizes[name]], "data_offsets": [start, offset]}
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % ALIGNMENT)
@@ -204,12 +219,21 @@ def _sections(path: Path, data: memoryview) -> dict[str, tuple[memoryview, str]]
         )
     header = bytes(data[_PREFIX.size : _PREFIX.size + min(length, MAX_HEADER_BYTES)])
     if len(header) != length or hashlib.sha256(header).digest() != digest:
-        raise DamagedEngineError(f"engine '{path}' is damaged: its header does not match its checksum; build it again")
+        raise DamagedEngineError(
+            f"engine '{path}' is damaged: its header does not match its checksum; build it again"
+        )
     sections = msgspec.json.decode(header, type=_Header).sections
     for name in ("plan", "report", "artifacts", "weights"):
         section = sections.get(name)
-        if section is None or section.offset < 0 or section.size < 0 or section.offset + section.size > len(data):
-            raise DamagedEngineError(f"engine '{path}' is truncated: section '{name}' is not all there; build it again")
+        if (
+            section is None
+            or section.offset < 0
+            or section.size < 0
+            or section.offset + section.size > len(data)
+        ):
+            raise DamagedEngineError(
+                f"engine '{path}' is truncated: section '{name}' is not all there; build it again"
+            )
     return {name: (data[s.offset : s.offset + s.size], s.sha256) for name, s in sections.items()}
 
 
@@ -224,13 +248,17 @@ def _check_plan(plan: Plan) -> None:
         room = {Place.ARENA: "peak", Place.WEIGHT: "weights"}.get(tensor.place)
         if room and tensor.dtype != "string":
             end = tensor.offset + tensor.type.nbytes
-            if tensor.offset < 0 or any(isinstance(d, int) and d < 0 for d in tensor.shape or ()) or (
-                end > getattr(arenas[tensor.target], room)
+            if (
+                tensor.offset < 0
+                or any(isinstance(d, int) and d < 0 for d in tensor.shape or ())
+                or (end > getattr(arenas[tensor.target], room))
             ):
                 raise ValueError(f"tensor '{tensor.name}' lies outside of its memory")
     for step in plan.steps:
-        if step.workspace < 0 or step.workspace_offset < 0 or (
-            step.workspace and step.workspace_offset + step.workspace > arenas[step.target].peak
+        if (
+            step.workspace < 0
+            or step.workspace_offset < 0
+            or (step.workspace and step.workspace_offset + step.workspace > arenas[step.target].peak)
         ):
             raise ValueError(f"the workspace of node '{step.node}' lies outside of its memory")
 

@@ -100,7 +100,17 @@ class Blob:
     data: tuple[bytes, ...]
 
 
-AttributeValue = int | float | str | bytes | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | tuple[bytes, ...] | Blob
+AttributeValue = (
+    int
+    | float
+    | str
+    | bytes
+    | tuple[int, ...]
+    | tuple[float, ...]
+    | tuple[str, ...]
+    | tuple[bytes, ...]
+    | Blob
+)
 
 
 @dataclass(frozen=True)
@@ -211,7 +221,9 @@ class OpSignature:
             _data(plain["body"]),
         )
 
-    def bound(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType | None, ...]) -> OpSignature:
+    def bound(
+        self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType | None, ...]
+    ) -> OpSignature:
         """Return the same call with other input and output types."""
         return replace(self, inputs=inputs, outputs=outputs)
 

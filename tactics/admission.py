@@ -185,6 +185,7 @@ class _Trial:
         )
 
     def _run_twice(self) -> str | None:
+        self._exam._expected.require(0)
         first = self._run(0, POISONS[0])
         problem = self._judge(0, first)
         if problem:
@@ -195,9 +196,10 @@ class _Trial:
 
     def _run_once(self, number: int) -> str | None:
         try:
-            return self._judge(number, self._run(number, POISONS[0]))
+            self._exam._expected.require(number)
         except CannotSample:
             return None  # hard values that the reference itself can't take say nothing of the candidate
+        return self._judge(number, self._run(number, POISONS[0]))
 
     def _run(self, number: int, poison: int) -> list[Any]:
         exam, buffers = self._exam, self._buffers

@@ -117,19 +117,25 @@ class CacheFile:
             )
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
+        self._refuse_others_tables(connection)
         if not is_on_network(self.path):
             _retry(lambda: connection.execute("PRAGMA journal_mode = WAL"))
         connection.execute("BEGIN IMMEDIATE")
         # another process may have been first
         if _number(connection, "application_id") != APPLICATION_ID:
-            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                connection.execute("ROLLBACK")
-                raise self._foreign("it is a SQLite file of something else")
             for statement in SCHEMA.split(";\n"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
+
+    def _refuse_others_tables(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN")
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        ours = _number(connection, "application_id") == APPLICATION_ID
+        connection.execute("COMMIT")
+        if tables and not ours:
+            raise self._foreign("it is a SQLite file of something else")
 
     def _foreign(self, why: str) -> CacheError:
         return CacheError(

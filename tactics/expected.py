@@ -30,20 +30,31 @@ class Expected:
         self._results: dict[tuple[int, bool], Sequence[Any] | Exception] = {}
         self._quantized = is_quantized(signature)
 
+    def require(self, number: int) -> None:
+        """Make sure that there is a reference for a set of inputs.
+
+        Raises
+        ------
+        CannotSample
+            If the reference raises on them, in every precision.
+        """
+        if isinstance(self._compute(number, True), Exception):
+            error = self._compute(number, False)
+            if isinstance(error, Exception):
+                raise CannotSample(f"the reference raised {type(error).__name__}: {str(error).strip()[:300]}")
+
     def judge(
         self, number: int, results: Sequence[Any], numerics: frozenset[str]
     ) -> tuple[list[Comparison], float]:
         """Compare all outputs, and return the comparisons and the widest tolerance among them."""
+        self.require(number)
         limits = [tolerance(self._signature, _dtype(t, r), numerics) for t, r in self._outputs(results)]
         found = self._compare(number, True, results, limits)
         if found is None or any(c.reason is not None for c in found):
             narrow = self._compare(number, False, results, limits)
-            if found is None or (narrow is not None and all(c.reason is None for c in narrow)):
+            if narrow is not None and (found is None or all(c.reason is None for c in narrow)):
                 found = narrow
-        if found is None:
-            error = self._results[number, False]
-            raise CannotSample(f"the reference raised {type(error).__name__}: {str(error).strip()[:300]}")
-        return found, max(limits, default=0.0)
+        return found or [], max(limits, default=0.0)
 
     def _compare(
         self, number: int, wide: bool, results: Sequence[Any], limits: Sequence[float]

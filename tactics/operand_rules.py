@@ -43,6 +43,19 @@ def _type(signature: OpSignature, index: int) -> TensorType:
     return tensor
 
 
+def _castable(s: OpSignature, i: int, random: Random) -> Array:
+    """Return ordinary values, as text where the input is text: it must read as a number."""
+    numbers = random.integers(-9 if is_float(_output_dtype(s)) else 0, 10, _type(s, i).dims)
+    if _type(s, i).dtype == "string":
+        return np.asarray(numbers).astype(str).astype(object)
+    return 3 * _normal(s, i, random) if is_float(_type(s, i).dtype) else np.asarray(numbers)
+
+
+def _output_dtype(s: OpSignature) -> str:
+    output = s.outputs[0]
+    return "" if output is None else output.dtype
+
+
 def _normal(s: OpSignature, i: int, random: Random) -> Array:
     return np.asarray(random.standard_normal(_type(s, i).dims))
 
@@ -182,6 +195,22 @@ def _repeats(s: OpSignature, i: int, random: Random) -> Array:
     return _output_shape(s, i, random) // np.array(_type(s, 0).dims)
 
 
+def _scales(s: OpSignature, i: int, random: Random) -> Array:
+    """Return scales that lead from the input's shape to the output's."""
+    if _type(s, i).size == 0:
+        return np.zeros(0)
+    axes = list(s.attribute("axes", range(len(_type(s, 0).dims))))
+    before, after = np.array(_type(s, 0).dims)[axes], _output_shape(s, i, random)[axes]
+    exact = (after / before).astype(np.float32)
+    # where rounding down would miss the output's size by one, a little more
+    return np.where(np.floor(exact * before) == after, exact, (after + 0.01) / before)
+
+
+def _sizes(s: OpSignature, i: int, random: Random) -> Array:
+    axes = list(s.attribute("axes", range(len(_type(s, 0).dims))))
+    return _output_shape(s, i, random)[axes]
+
+
 def _top_k(s: OpSignature, i: int, random: Random) -> Array:
     return _output_shape(s, i, random)[[s.attribute("axis", -1)]]
 
@@ -227,6 +256,8 @@ _scale = _uniform(0.015, 0.025)
 EVERY = -1
 
 RULES: dict[str, dict[int, Rule]] = {
+    "Cast": {0: _castable},
+    "CastLike": {0: _castable},
     "Log": {0: _positive},
     "Sqrt": {0: _positive},
     "ReduceLogSum": {0: _positive},
@@ -268,6 +299,8 @@ RULES: dict[str, dict[int, Rule]] = {
     "Expand": {1: _output_shape},
     "ConstantOfShape": {0: _output_shape},
     "Tile": {1: _repeats},
+    "Resize": {2: _scales, 3: _sizes},
+    "Upsample": {1: _scales},
     "TopK": {1: _top_k},
     "MaxUnpool": {1: _unpool_index},
     "RoiAlign": {1: _boxes, 2: _batch_index},
@@ -290,8 +323,6 @@ RULES: dict[str, dict[int, Rule]] = {
 SHAPE_LIKE: dict[str, tuple[int, ...]] = {
     "Slice": (1, 2, 3, 4),
     "Pad": (1, 3),
-    "Resize": (2, 3),
-    "Upsample": (1,),
     "Squeeze": (1,),
     "Unsqueeze": (1,),
     "Split": (1,),

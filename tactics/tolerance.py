@@ -177,7 +177,8 @@ def _compare_finite(mine: Array, theirs: Array, limit: float) -> Comparison:
     if mine.size == 0:
         return Comparison(0.0)
     # a power of two keeps squares in range and changes no digit
-    scale = 2.0 ** -math.frexp(float(np.abs(theirs).max()) or 1.0)[1]
+    exponent = math.frexp(float(np.abs(theirs).max()) or 1.0)[1]
+    scale = 2.0 ** -max(-1000, min(1000, exponent))
     difference, scaled = np.abs(mine * scale - theirs * scale), theirs * scale
     norm = float(np.linalg.norm(scaled))
     root = norm / math.sqrt(mine.size)

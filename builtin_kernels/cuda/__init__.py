@@ -10,15 +10,6 @@ if TYPE_CHECKING:
     from tactician.tactics.tactic import Tactic
 
 _MODULES = (
-    "gemm_ffma",
-    "gemm_mma",
-    "cublaslt",
-    "conv_direct",
-    "conv_implicit_gemm",
-    "conv_depthwise",
-    "cudnn_conv",
-    "pooling",
-    "batch_norm",
     "pointwise",
     "reduce",
     "softmax",

@@ -68,7 +68,9 @@ class Executor:
     caller's buffers; the last ``MAX_BINDINGS`` sets are kept.
     """
 
-    def __init__(self, plan: Plan, devices: Mapping[str, Device], steps: Sequence[BoundStep], values: list[Any]) -> None:
+    def __init__(
+        self, plan: Plan, devices: Mapping[str, Device], steps: Sequence[BoundStep], values: list[Any]
+    ) -> None:
         self._plan = plan
         self._devices = devices
         self.steps = steps
@@ -142,7 +144,9 @@ class Executor:
         return (step.launch is not None and not step.dynamic, "" if step.launch is None else step.step.target)
 
     def _capturable(self, segment: Sequence[BoundStep]) -> bool:
-        return all(s.launch is not None and not s.dynamic and s.step.target == self._plan.target for s in segment)
+        return all(
+            s.launch is not None and not s.dynamic and s.step.target == self._plan.target for s in segment
+        )
 
     def _capture(self, values: list[Any]) -> list[Thunk | None]:
         replays: list[Thunk | None] = []
@@ -181,4 +185,6 @@ def as_host_array(value: Any, device: Device, stream: Any) -> Any:
     try:
         return device.download(value, stream)
     except AttributeError as error:
-        raise DeviceError(f"can't read a {type(value).__name__} from device {device.target}:{device.index}") from error
+        raise DeviceError(
+            f"can't read a {type(value).__name__} from device {device.target}:{device.index}"
+        ) from error

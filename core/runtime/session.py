@@ -105,9 +105,13 @@ class Session:
                     bound[index] = self._output_buffer(index, reuse=self.plan.target != "cpu")
             values = self._executor.run(bound, self._stream)
             self._device.synchronize(self._stream)
-            return {self.plan.tensors[i].name: self._result(i, values[i], on_device) for i in self.plan.outputs}
+            return {
+                self.plan.tensors[i].name: self._result(i, values[i], on_device) for i in self.plan.outputs
+            }
 
-    def enqueue(self, stream: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def enqueue(
+        self, stream: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Enqueue the engine on the caller's stream and return without waiting for it.
 
         Parameters
@@ -142,7 +146,11 @@ class Session:
                 spec = self.plan.tensors[index]
                 if spec.place == Place.OUTPUT:
                     given = spec.name in (outputs or {})
-                    bound[index] = self._given(index, outputs or {}, stream) if given else self._output_buffer(index, reuse=True)
+                    bound[index] = (
+                        self._given(index, outputs or {}, stream)
+                        if given
+                        else self._output_buffer(index, reuse=True)
+                    )
             values = self._executor.run(bound, stream)
             return {self.plan.tensors[i].name: values[i] for i in self.plan.outputs}
 
@@ -169,11 +177,17 @@ class Session:
             return profile_steps(self._executor, self._devices, bound, self._stream, iterations)
 
     def _open_devices(self, index: int) -> dict[str, Device]:
-        targets = {self.plan.target, *(s.target for s in self.plan.steps), *(t.target for t in self.plan.tensors)}
+        targets = {
+            self.plan.target,
+            *(s.target for s in self.plan.steps),
+            *(t.target for t in self.plan.tensors),
+        }
         devices = {}
         for name in sorted(targets):
             target = self._plugins.target(name)
-            devices[name] = target.device(index if name == self.plan.target else 0, Artifacts(self.engine.artifacts))
+            devices[name] = target.device(
+                index if name == self.plan.target else 0, Artifacts(self.engine.artifacts)
+            )
         present = devices[self.plan.target].requirements()
         for key, wanted in self.plan.requirements.items():
             if present.get(key) != wanted:
@@ -209,7 +223,10 @@ class Session:
         return values, buffers
 
     def _bind_steps(self) -> list[BoundStep]:
-        dynamic = [t.place in (Place.DYNAMIC, Place.INPUT, Place.OUTPUT) and not _static(t) for t in self.plan.tensors]
+        dynamic = [
+            t.place in (Place.DYNAMIC, Place.INPUT, Place.OUTPUT) and not _static(t)
+            for t in self.plan.tensors
+        ]
         free = releases(self.plan, dynamic)
         steps = []
         for step, released in zip(self.plan.steps, free, strict=True):
@@ -225,7 +242,9 @@ class Session:
                 launch = candidate.tactic.prepare(step.op_signature, device)
                 if step.workspace:
                     workspace = device.view(
-                        self._arenas[step.target], step.workspace_offset, TensorSpec("", "uint8", (step.workspace,), step.target, Place.ARENA).type
+                        self._arenas[step.target],
+                        step.workspace_offset,
+                        TensorSpec("", "uint8", (step.workspace,), step.target, Place.ARENA).type,
                     )
             is_dynamic = any(i != ABSENT and dynamic[i] for i in (*step.inputs, *step.outputs))
             steps.append(BoundStep(step, launch, workspace, is_dynamic, released))
@@ -290,7 +309,11 @@ class Session:
             return value
         result = as_host_array(value, self._devices[spec.target], self._stream)
         # an output that is an input or a weight must not share its memory with the caller
-        shared = isinstance(result, np.ndarray) and spec.target == "cpu" and (spec.place != Place.OUTPUT or index in self._owned)
+        shared = (
+            isinstance(result, np.ndarray)
+            and spec.target == "cpu"
+            and (spec.place != Place.OUTPUT or index in self._owned)
+        )
         return result.copy() if shared else result
 
 
@@ -339,7 +362,9 @@ def _check_plugins(plan: Plan, plugins: Plugins, allow_mismatch: bool) -> None:
             )
 
 
-def _check_names(given: Mapping[str, Any], specs: Sequence[TensorSpec], kind: str, *, partial: bool = False) -> None:
+def _check_names(
+    given: Mapping[str, Any], specs: Sequence[TensorSpec], kind: str, *, partial: bool = False
+) -> None:
     names = [s.name for s in specs]
     for name in given:
         if name not in names:
@@ -355,20 +380,26 @@ def _as_array(spec: TensorSpec, value: Any) -> np.ndarray[Any, Any]:
             return np.asarray(value)
         return np.from_dlpack(value)
     except (TypeError, ValueError, RuntimeError, BufferError) as error:
-        raise InputError(f"input '{spec.name}': can't read a {type(value).__name__} as {spec.type}: {error}") from error
+        raise InputError(
+            f"input '{spec.name}': can't read a {type(value).__name__} as {spec.type}: {error}"
+        ) from error
 
 
 def _check_type(spec: TensorSpec, tensor: Any, kind: str) -> None:
     shape = tuple(tensor.shape)
     wanted = spec.type
     dtype = tensor.dtype if isinstance(tensor.dtype, str) else None
-    same_type = dtype == wanted.dtype if dtype else np.dtype(tensor.dtype) == wanted.numpy_dtype or (
-        wanted.dtype == "string" and np.dtype(tensor.dtype).kind in "OUST"
+    same_type = (
+        dtype == wanted.dtype
+        if dtype
+        else np.dtype(tensor.dtype) == wanted.numpy_dtype
+        or (wanted.dtype == "string" and np.dtype(tensor.dtype).kind in "OUST")
     )
     if not same_type:
         raise InputError(f"{kind} '{spec.name}' must be {wanted}, but it is {tensor.dtype}; convert it first")
     fits = wanted.shape is None or (
-        len(shape) == len(wanted.shape) and all(not isinstance(w, int) or w == s for s, w in zip(shape, wanted.shape, strict=True))
+        len(shape) == len(wanted.shape)
+        and all(not isinstance(w, int) or w == s for s, w in zip(shape, wanted.shape, strict=True))
     )
     if not fits:
         raise InputError(

@@ -140,7 +140,7 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], int | None, int]] = {
     "Div integers": ("Div", [INTEGERS, np.array([3, -3, 7, -7], np.int32)], {}, 14, 1),
     "Mod": ("Mod", [INTEGERS, np.array([3, -3, 7, -7], np.int32)], {}, 13, 1),
     "Mod floats": ("Mod", [X, np.array(0.7, np.float32)], {"fmod": 1}, 13, 1),
-    "BitShift": ("BitShift", [np.array([1, 7], np.uint8), np.array([2, 3], np.uint8)], {"direction": "LEFT"}, 11, 1),
+    "BitShift": ("BitShift", [np.array([7, 1], "u1"), np.array([2, 3], "u1")], {"direction": "LEFT"}, 11, 1),
     "BitwiseAnd": ("BitwiseAnd", [INTEGERS, INTEGERS[0]], {}, 18, 1),
     **{op: (op, [INTEGERS, INTEGERS[:1]], {}, 16, 1) for op in ("Equal", "Greater", "LessOrEqual")},
     **{op: (op, [FLAGS, ~FLAGS[0]], {}, 7, 1) for op in ("And", "Or", "Xor")},

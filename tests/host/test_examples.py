@@ -64,22 +64,27 @@ def test_the_tests_of_the_example_plugin_pass():
 
 PROBE = """
 import json, sys
+from pathlib import Path
 import numpy as np
 from synthesizer import exact, note, synthesizer
 from tactician import AlgorithmSelector, BuilderConfig, Session, build
+from tactician.tactics.lock import LockFile
 
 class OnlyBuiltin(AlgorithmSelector):
     def select_algorithms(self, context, choices):
         return [i for i, choice in enumerate(choices) if choice.tactic.startswith("builtin.")]
 
 inputs = note(seconds=1.0)
-config = BuilderConfig(
-    shapes={name: array.shape for name, array in inputs.items()}, target="cpu", **json.loads(sys.argv[1])
-)
+options = json.loads(sys.argv[1])
+if "lock_file" in options:
+    options["lock_file"] = Path(options["lock_file"])
+config = BuilderConfig(shapes={name: array.shape for name, array in inputs.items()}, target="cpu", **options)
 engine = build(synthesizer(), config, selector=OnlyBuiltin() if "selector" in sys.argv else None)
 audio = Session(engine).run(inputs)["audio"]
 (decision,) = [d for d in engine.report.decisions if d.signature.startswith("CumSum")]
 engine.save("synthesizer.tactician")
+if "lock_file" not in options:
+    LockFile.of(engine.report.decisions, engine.plan.plugins).save("synthesizer.lock.json")
 print(json.dumps({
     "chosen": decision.chosen,
     "by": decision.chosen_by,
@@ -98,6 +103,7 @@ class Installed:
         checkout = copy_checkout(folder / "checkout")
         _, wheel = build_distributions(checkout, folder / "dist")
         self.environment = FreshEnvironment(folder / "venv")
+        self.wheel = wheel
         self.environment.install(wheel)
         self.environment.install(checkout / "examples" / "tactician-scan")
         self.folder = folder / "work"
@@ -162,3 +168,33 @@ def test_a_rule_forces_another(installed, default):
     rules = [("phases", "scan.blas_scan(block=64)")]
     forced = installed.build(tactic_rules=rules)
     assert (forced["chosen"], forced["by"]) == ("scan.blas_scan(block=64)", "cli")
+
+
+def test_a_lock_file_replays_a_choice(installed, default):
+    forced = installed.build("selector")
+    assert forced["chosen"] != default["chosen"]
+    replayed = installed.build(lock_file="synthesizer.lock.json", locked=True)
+    assert (replayed["chosen"], replayed["by"]) == (forced["chosen"], "lock")
+    assert replayed["plan"] == forced["plan"]
+
+
+def test_without_the_plugin_its_engine_says_what_is_missing(installed, default, tmp_path):
+    assert installed.build()["chosen"].startswith("scan.")
+    bare = FreshEnvironment(tmp_path / "venv")
+    bare.install(installed.wheel)
+    code = "from tactician import load; load('synthesizer.tactician')"
+    with pytest.raises(AssertionError, match=r"EngineMismatchError: .*plugin 'scan'"):
+        bare.run("-c", code, cwd=installed.folder, env={"TACTICIAN_CACHE_DIR": str(tmp_path)})
+
+
+@pytest.mark.parametrize("pattern", ["builtin.reference*", "no such tactic"])
+def test_the_selector_example_prefers_what_it_is_told(tmp_path, pattern):
+    env = {"TACTICIAN_CACHE_DIR": str(tmp_path)}
+    printed = run(sys.executable, EXAMPLES / "selector.py", pattern, cwd=tmp_path, env=env)
+    chosen = re.findall(r"^\S+ +(\w+\.\S+\(.*\)) +[\d.]+ us$", printed, re.MULTILINE)
+    assert chosen
+    if pattern.startswith("builtin"):
+        assert all(tactic.startswith("builtin.reference") for tactic in chosen)
+    else:
+        assert "no candidate matched 'no such tactic' for: " in printed
+    assert float(re.search(r"relative difference of the outputs: (\S+)", printed)[1]) < 1e-4

@@ -23,7 +23,7 @@ def run(
 
 
 def test_without_noise_the_fastest_wins_in_few_rounds() -> None:
-    result, timer = run({"slow": 3e-5, "fast": 1e-5, "close": 1.01e-5})
+    result, timer = run({"slow": 3e-5, "fast": 1e-5, "close": 1.05e-5})
     assert result.leader == "fast"
     assert result.ties == ("fast",)
     assert result.rounds == POLICY.min_rounds
