@@ -87,6 +87,9 @@ def captured_values(node: ir.Node) -> list[ir.Value]:
 
 def tensor_type(value: ir.Value) -> TensorType | None:
     """Return the type of ``value`` as far as it is known; None where not even the element type is."""
+    if value.const_value is not None:
+        # a folded value keeps the type that inference had guessed; the constant itself knows better
+        return _type(ir.TensorType(value.const_value.dtype), value.const_value.shape)
     return None if value.type is None else _type(value.type, value.shape)
 
 
@@ -96,10 +99,7 @@ def domain_of(node: ir.Node) -> str:
 
 
 def _known_type(value: ir.Value) -> TensorType:
-    known = tensor_type(value)
-    if known is None and value.const_value is not None:
-        return _type(ir.TensorType(value.const_value.dtype), value.const_value.shape)
-    return known or TensorType("float32", None)
+    return tensor_type(value) or TensorType("float32", None)
 
 
 def _output_type(value: ir.Value) -> TensorType | None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from tactician.signature import OpSignature, TensorType
+from tactician.stages import StageReport as StageReport
 from tactician.tactics.record import Decision
 
 FORMAT_VERSION = 1
@@ -115,15 +116,6 @@ class Plan(msgspec.Struct, frozen=True):
     def encode(self) -> bytes:
         """Return the canonical bytes: equal plans, equal bytes."""
         return msgspec.json.encode(self, order="deterministic")
-
-
-class StageReport(msgspec.Struct, frozen=True):
-    """What one pass did to the network."""
-
-    name: str
-    nodes_before: int
-    nodes_after: int
-    seconds: float
 
 
 class BuildReport(msgspec.Struct, frozen=True):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tactician.errors import DeviceError
-from tactician.signature import OpSignature, TensorType
+from tactician.signature import OpSignature
+from tactician.tactics.call_buffers import CallBuffers, CallInputs
 from tactician.tactics.expected import Expected, Inputs, Reference
-from tactician.tactics.guarded import GuardedBuffer, raw_bytes
 from tactician.tactics.record import Outcome
 from tactician.tactics.registry import Candidate
 from tactician.tactics.sampling import CannotSample
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 POISONS = (0xFF, 0x5A)
-"""Bytes that outputs and workspace hold before the first run (NaN in every float type) and before the second."""
+"""Bytes that outputs and workspace hold before the first run (NaN in every float type) and the second."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def admit(
     Parameters
     ----------
     reference
-        ``reference(signature)`` returns the function that computes the outputs from the inputs, also from wider ones.
+        ``reference(signature)`` returns the function that computes the outputs from the inputs, also from
+        wider ones.
     inputs_sets
         Host arrays in the order of the signature, None where absent.
     seed
@@ -98,9 +99,9 @@ def admit(
 class Examination:
     """Checks all candidates of one signature on the same inputs; references are computed once.
 
-    Outputs and workspace are poisoned and lie between guard bytes. After each run they, the inputs and the guards are
-    looked at. The first set is run twice, over different poison: an output that depends on what was there before, or
-    on the order of threads, differs.
+    Outputs and workspace are poisoned and lie between guard bytes. After each run they, the inputs and the
+    guards are looked at. The first set is run twice, over different poison: an output that depends on what
+    was there before, or on the order of threads, differs.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Examination:
         self._random = np.random.default_rng(seed)
         self._expected = Expected(signature, reference, inputs_sets)
         self.host_inputs = list(inputs_sets)
-        self._sets = [_DeviceInputs(device, signature, inputs, self._random) for inputs in inputs_sets]
+        self._sets = [CallInputs(device, signature, inputs, self._random) for inputs in inputs_sets]
 
     def inputs(self, number: int = 0) -> list[Any]:
         """Return the device tensors of a set of inputs."""
@@ -132,7 +133,7 @@ class Examination:
             launch = launch or candidate.tactic.prepare(self.signature, self.device)
         except (Exception, SystemExit) as error:
             return prepare_failure(error)
-        buffers = _Buffers(self.device, self.signature, nbytes, self._random)
+        buffers = CallBuffers(self.device, self.signature, nbytes, self._random)
         trial = _Trial(self, buffers, launch, numerics)
         try:
             problem = trial.run_all()
@@ -154,8 +155,8 @@ class Examination:
                 one.restore()
         except Exception as error:
             raise DeviceLostError(
-                f"{candidate.id} on {self.signature} left {self.device.target}:{self.device.index} unusable: {error}; "
-                f"build again: the timing cache remembers this, and the tactic is left out (or use "
+                f"{candidate.id} on {self.signature} left {self.device.target}:{self.device.index} unusable: "
+                f"{error}; build again: the timing cache remembers this, and the tactic is left out (or use "
                 f"--sources -{candidate.source})"
             ) from error
 
@@ -168,7 +169,7 @@ class _Trial:
     """The runs of one candidate."""
 
     def __init__(
-        self, exam: Examination, buffers: _Buffers, launch: Launch, numerics: frozenset[str]
+        self, exam: Examination, buffers: CallBuffers, launch: Launch, numerics: frozenset[str]
     ) -> None:
         self._exam = exam
         self._buffers = buffers
@@ -232,86 +233,7 @@ class _Trial:
             return None
         for i, (a, b) in enumerate(zip(first, second, strict=True)):
             if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and not _same_bits(a, b):
-                return f"output {i} differs from the first, bit for bit, and it does not declare 'nondeterministic'"
-        return None
-
-
-class _Buffers:
-    """Outputs and workspace of one candidate, between guards; None for outputs that the launch makes itself."""
-
-    def __init__(
-        self, device: Device, signature: OpSignature, nbytes: int, random: np.random.Generator
-    ) -> None:
-        self._device = device
-        self._types = signature.outputs
-        self._guarded = [
-            GuardedBuffer(device, t.nbytes, random) if _has_buffer(t) and t is not None else None
-            for t in self._types
-        ]
-        self._scratch = GuardedBuffer(device, nbytes, random) if nbytes else None
-        self.outputs = [
-            buffer.tensor(t) if buffer is not None and t is not None else None
-            for buffer, t in zip(self._guarded, self._types, strict=True)
-        ]
-        self.workspace = self._scratch.bytes() if self._scratch else None
-
-    def fill(self, poison: int) -> None:
-        for buffer in (*self._guarded, self._scratch):
-            if buffer is not None:
-                buffer.fill(poison)
-
-    def results(self, returned: Sequence[Any] | None, stream: Any) -> list[Any]:
-        """Return host copies of all outputs, of those that the launch returned too."""
-        results = []
-        for i, (tensor, kind) in enumerate(zip(self.outputs, self._types, strict=True)):
-            value = tensor
-            if tensor is None and kind is not None:
-                value = returned[i] if returned is not None and i < len(returned) else None
-            on_device = tensor is not None or not isinstance(
-                value, np.ndarray | np.generic | list | tuple | None
-            )
-            results.append(self._device.download(value, stream) if on_device else value)
-        return results
-
-    def damage(self) -> str | None:
-        for i, buffer in enumerate(self._guarded):
-            if buffer is not None and (where := buffer.damage()):
-                return f"writes out of bounds: {where} of output {i}"
-        if self._scratch is not None and (where := self._scratch.damage()):
-            return f"writes out of bounds: {where} of the workspace"
-        return None
-
-
-class _DeviceInputs:
-    """One set of inputs on the device, with what they must still be afterwards."""
-
-    def __init__(
-        self, device: Device, signature: OpSignature, inputs: Inputs, random: np.random.Generator
-    ) -> None:
-        self.tensors: list[Any] = []
-        self._kept: list[tuple[int, GuardedBuffer, Array]] = []
-        for i, value in enumerate(inputs):
-            if not isinstance(value, np.ndarray) or value.dtype.kind in "OUST":
-                self.tensors.append(value)  # strings and sequences live on the host
-                continue
-            tensor = signature.input(i)
-            dtype = tensor.dtype if tensor is not None else value.dtype.name
-            buffer = GuardedBuffer(device, value.nbytes, random)
-            self._kept.append((i, buffer, value))
-            self.tensors.append(buffer.tensor(TensorType(dtype, value.shape)))
-        self.restore()
-
-    def restore(self) -> None:
-        for _, buffer, value in self._kept:
-            buffer.fill(0)
-            buffer.put(value)
-
-    def damage(self) -> str | None:
-        for i, buffer, value in self._kept:
-            if not np.array_equal(buffer.get(), raw_bytes(value)):
-                return f"changes input {i}"
-            if where := buffer.damage():
-                return f"writes out of bounds: {where} of input {i}"
+                return f"output {i} differs from the first, and 'nondeterministic' is not declared"
         return None
 
 
@@ -325,10 +247,6 @@ def failure(stage: str, error: BaseException) -> str:
     """Return what went wrong in one line: the first that the error's text has."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{stage} raised {type(error).__name__}" + (f": {lines[0].strip()[:300]}" if lines else "")
-
-
-def _has_buffer(tensor: TensorType | None) -> bool:
-    return tensor is not None and tensor.is_static and tensor.dtype != "string"
 
 
 def _same_bits(a: Array, b: Array) -> bool:

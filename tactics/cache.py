@@ -13,6 +13,9 @@ from tactician.errors import CacheError
 from tactician.signature import OpSignature
 from tactician.tactics.cache_file import CacheFile, move_aside
 from tactician.tactics.cache_rows import (
+    COLUMNS,
+    INSERT,
+    MERGE,
     CacheRow,
     Fields,
     Incumbent,
@@ -20,6 +23,8 @@ from tactician.tactics.cache_rows import (
     check_snapshot,
     fingerprint_digest,
     read_snapshot,
+    to_row,
+    to_values,
 )
 from tactician.tactics.registry import Candidate
 
@@ -66,13 +71,13 @@ class TimingCache:
         """Return all entries of ``signature`` on the device with that fingerprint, timed by that policy."""
         with self._file.read() as connection:
             rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM timings WHERE signature = ? AND fingerprint = ? AND policy = ?",
+                f"SELECT {COLUMNS} FROM timings WHERE signature = ? AND fingerprint = ? AND policy = ?",
                 (signature.key, fingerprint_digest(fingerprint), policy),
             ).fetchall()
-        return [row for row in map(_to_row, rows) if row is not None]
+        return [row for row in map(to_row, rows) if row is not None]
 
     def put(self, signature: OpSignature, fingerprint: Fields, rows: Iterable[CacheRow]) -> None:
-        """Store entries of one signature and device, in one transaction; those with an equal key are replaced."""
+        """Store entries of one signature and device in one transaction; equal keys are replaced."""
         digest = fingerprint_digest(fingerprint)
         with self._file.write() as connection:
             connection.execute(
@@ -82,7 +87,7 @@ class TimingCache:
                 "INSERT OR IGNORE INTO fingerprints VALUES (?, ?, ?)",
                 [(digest, field, value) for field, value in fingerprint.items()],
             )
-            connection.executemany(_INSERT, [_to_values(row) for row in rows])
+            connection.executemany(INSERT, [to_values(row) for row in rows])
 
     def incumbent(self, signature: OpSignature, fingerprint: Fields) -> str | None:
         """Return the id of the tactic that won last, or None."""
@@ -141,7 +146,7 @@ class TimingCache:
         """Return everything that the cache holds, sorted."""
         with self._file.read() as connection:
             connection.execute("BEGIN")
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM timings ORDER BY 1, 2, 3, 5, 6, 7").fetchall()
+            rows = connection.execute(f"SELECT {COLUMNS} FROM timings ORDER BY 1, 2, 3, 5, 6, 7").fetchall()
             marks = connection.execute(
                 "SELECT digest, field, value FROM fingerprints ORDER BY 1, 2"
             ).fetchall()
@@ -154,14 +159,14 @@ class TimingCache:
         for digest, field, value in marks:
             fingerprints.setdefault(digest, {})[field] = value
         return Snapshot(
-            timings=[row for row in map(_to_row, rows) if row is not None],
+            timings=[row for row in map(to_row, rows) if row is not None],
             fingerprints=fingerprints,
             incumbents=[Incumbent(*winner) for winner in winners],
             signatures=dict(texts),
         )
 
     def take(self, snapshot: Snapshot) -> int:
-        """Take entries that are not there yet, or newer, and incumbents where there is none; return how many entries.
+        """Take entries that are not there yet or newer, and incumbents where there is none.
 
         Raises
         ------
@@ -177,7 +182,7 @@ class TimingCache:
         winners = [(w.signature, w.fingerprint, w.tactic, w.created) for w in snapshot.incumbents]
         with self._file.write() as connection:
             before = connection.total_changes
-            connection.executemany(_MERGE, [_to_values(row) for row in snapshot.timings])
+            connection.executemany(MERGE, [to_values(row) for row in snapshot.timings])
             taken = connection.total_changes - before
             connection.executemany("INSERT OR IGNORE INTO fingerprints VALUES (?, ?, ?)", marks)
             connection.executemany("INSERT OR IGNORE INTO incumbents VALUES (?, ?, ?, ?)", winners)
@@ -273,11 +278,11 @@ class TimingCache:
             problems = [
                 f"SQLite: {line}" for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"
             ]
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM timings").fetchall()
+            rows = connection.execute(f"SELECT {COLUMNS} FROM timings").fetchall()
         problems += [
             f"entry of {row[1]} for signature {row[0][:12]} can't be read"
             for row in rows
-            if _to_row(row) is None
+            if to_row(row) is None
         ]
         try:
             check_snapshot(self.snapshot())
@@ -296,45 +301,12 @@ def default_path() -> Path:
     return Path(folder) / "timing.sqlite"
 
 
-_COLUMNS = ", ".join(CacheRow.__struct_fields__)
-_INSERT = (
-    f"INSERT OR REPLACE INTO timings ({_COLUMNS}) VALUES ({', '.join('?' * len(CacheRow.__struct_fields__))})"
-)
-_MERGE = (
-    _INSERT.replace("INSERT OR REPLACE", "INSERT")
-    + " ON CONFLICT DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in CacheRow.__struct_fields__[7:])
-    + " WHERE excluded.created > timings.created"
-)
 _ORPHANS = (
     "DELETE FROM incumbents WHERE NOT EXISTS (SELECT 1 FROM timings t "
     "WHERE t.signature = incumbents.signature AND t.fingerprint = incumbents.fingerprint)",
     "DELETE FROM fingerprints WHERE digest NOT IN (SELECT fingerprint FROM timings)",
     "DELETE FROM signatures WHERE key NOT IN (SELECT signature FROM timings)",
 )
-
-
-def _to_values(row: CacheRow) -> tuple[Any, ...]:
-    values = [getattr(row, name) for name in CacheRow.__struct_fields__]
-    values[CacheRow.__struct_fields__.index("outcome")] = str(row.outcome)
-    for name in ("timing", "conditions"):
-        value = getattr(row, name)
-        values[CacheRow.__struct_fields__.index(name)] = (
-            None if value is None else msgspec.json.encode(value).decode()
-        )
-    return tuple(values)
-
-
-def _to_row(values: tuple[Any, ...]) -> CacheRow | None:
-    """Return the entry, or None where it can't be read: it counts as missing, and the rest of the file is fine."""
-    plain = dict(zip(CacheRow.__struct_fields__, values, strict=True))
-    try:
-        for name in ("timing", "conditions"):
-            if plain[name] is not None:
-                plain[name] = msgspec.json.decode(plain[name])
-        return msgspec.convert(plain, CacheRow)
-    except (msgspec.MsgspecError, TypeError, ValueError):
-        return None
 
 
 def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The SQLite file under the timing cache: opening, recognizing, creating, and setting it aside when damaged."""
+"""The SQLite file under the timing cache: opening, recognizing, creating, setting aside when damaged."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "afs", "lustre", "gpfs", "b
 
 
 class CacheFile:
-    """One SQLite file that several processes may use at once; each use is a connection and a transaction of its own."""
+    """One SQLite file that several processes may use at once; each use is a connection of its own."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -112,8 +112,8 @@ class CacheFile:
         version = _number(connection, "user_version")
         if version != SCHEMA_VERSION:
             raise CacheError(
-                f"timing cache '{self.path}' has format {version}, this version reads {SCHEMA_VERSION}; name another "
-                "file with --timing-cache, or use the tactician that wrote it"
+                f"timing cache '{self.path}' has format {version}, this version reads {SCHEMA_VERSION}; "
+                "name another file with --timing-cache, or use the tactician that wrote it"
             )
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
@@ -139,27 +139,27 @@ class CacheFile:
 
     def _foreign(self, why: str) -> CacheError:
         return CacheError(
-            f"'{self.path}' is no timing cache: {why}; name another file with --timing-cache, or move it away "
-            "(`tactician cache reset` does, and keeps it under another name)"
+            f"'{self.path}' is no timing cache: {why}; name another file with --timing-cache, or move it "
+            "away (`tactician cache reset` does, and keeps it under another name)"
         )
 
     def _explain(self, error: sqlite3.Error) -> CacheError:
         text = str(error)
         if "readonly" in text or "unable to open" in text:
             return CacheError(
-                f"timing cache '{self.path}' can't be written ({text}); name another file with --timing-cache, or do "
-                "without with --no-timing-cache"
+                f"timing cache '{self.path}' can't be written ({text}); name another file with "
+                "--timing-cache, or do without with --no-timing-cache"
             )
         if "locked" in text or "busy" in text:
             return CacheError(
-                f"timing cache '{self.path}' was locked by another process for {BUSY_SECONDS:.0f} s ({text}); try again, "
-                "or name another file with --timing-cache"
+                f"timing cache '{self.path}' was locked by another process for {BUSY_SECONDS:.0f} s "
+                f"({text}); try again, or name another file with --timing-cache"
             )
         if "disk" in text and "full" in text:
             return CacheError(f"timing cache '{self.path}' can't be written ({text}); free some space")
         return CacheError(
-            f"timing cache '{self.path}' is damaged ({text}); move it away (`tactician cache reset` does, and keeps it "
-            "under another name), or name another file with --timing-cache"
+            f"timing cache '{self.path}' is damaged ({text}); move it away (`tactician cache reset` does, "
+            "and keeps it under another name), or name another file with --timing-cache"
         )
 
 

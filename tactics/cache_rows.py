@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from tactician.errors import CacheError
@@ -62,7 +63,7 @@ class Incumbent(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Everything in a timing cache: entries, device fields by digest, incumbents, text of signatures by key."""
+    """Everything in a timing cache: entries, device fields by digest, incumbents, signatures' text by key."""
 
     timings: list[CacheRow]
     fingerprints: dict[str, dict[str, str]]
@@ -114,3 +115,39 @@ def check_snapshot(snapshot: Snapshot) -> None:
             raise CacheError(
                 f"the entry of {row.tactic} names a device, {row.fingerprint[:12]}, that is not described"
             )
+
+
+COLUMNS = ", ".join(CacheRow.__struct_fields__)
+INSERT = (
+    f"INSERT OR REPLACE INTO timings ({COLUMNS}) VALUES ({', '.join('?' * len(CacheRow.__struct_fields__))})"
+)
+MERGE = (
+    INSERT.replace("INSERT OR REPLACE", "INSERT")
+    + " ON CONFLICT DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in CacheRow.__struct_fields__[7:])
+    + " WHERE excluded.created > timings.created"
+)
+
+
+def to_values(row: CacheRow) -> tuple[Any, ...]:
+    """Return the columns of an entry."""
+    values = [getattr(row, name) for name in CacheRow.__struct_fields__]
+    values[CacheRow.__struct_fields__.index("outcome")] = str(row.outcome)
+    for name in ("timing", "conditions"):
+        value = getattr(row, name)
+        values[CacheRow.__struct_fields__.index(name)] = (
+            None if value is None else msgspec.json.encode(value).decode()
+        )
+    return tuple(values)
+
+
+def to_row(values: tuple[Any, ...]) -> CacheRow | None:
+    """Return the entry, or None where it can't be read: it counts as missing, and the rest is fine."""
+    plain = dict(zip(CacheRow.__struct_fields__, values, strict=True))
+    try:
+        for name in ("timing", "conditions"):
+            if plain[name] is not None:
+                plain[name] = msgspec.json.decode(plain[name])
+        return msgspec.convert(plain, CacheRow)
+    except (msgspec.MsgspecError, TypeError, ValueError):
+        return None

@@ -1,4 +1,4 @@
-"""The contest over one call: candidates are checked, those that are right are raced, and all is written down."""
+"""The contest over one call: candidates are checked, those that are right are raced, all is written down."""
 
 from __future__ import annotations
 

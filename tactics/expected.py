@@ -19,8 +19,8 @@ _WIDENED = ("float16", "bfloat16", "float32")
 class Expected:
     """Reference results, each computed once: in double precision and, where need be, in the given types.
 
-    A step function (rounding, comparing) of a computed value may rightly jump elsewhere in the given precision than in
-    double; so a result that agrees with either is right.
+    A step function (rounding, comparing) of a computed value may rightly jump elsewhere in the given
+    precision than in double; so a result that agrees with either is right.
     """
 
     def __init__(self, signature: OpSignature, reference: Reference, inputs_sets: Sequence[Inputs]) -> None:

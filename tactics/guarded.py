@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 GUARD_BYTES = 1024
-"""Guard on either side, a multiple of the alignment that tactics count on; the rear one starts at the very end."""
+"""Guard on either side, a multiple of the alignment that tactics count on; the rear one starts at the end."""
 
 
 class GuardedBuffer:

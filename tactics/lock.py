@@ -109,18 +109,18 @@ class LockFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             data = Path(path).read_bytes()
         except OSError as error:
             raise LockError(
-                f"can't read lock file '{path}': {error.strerror}; a build with --lock and without --locked writes it"
+                f"can't read lock file '{path}': {error.strerror}; a build with --lock alone writes it"
             ) from error
         try:
             lock = msgspec.json.decode(data, type=cls)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise LockError(
-                f"lock file '{path}' is damaged: {error}; restore it, or delete it and build again without --locked"
+                f"lock file '{path}' is damaged: {error}; restore it, or delete it and build without --locked"
             ) from error
         if lock.format != FORMAT_VERSION:
             raise LockError(
-                f"lock file '{path}' has format {lock.format}; this version reads {FORMAT_VERSION}: use the tactician "
-                "that wrote it, or build again without --locked"
+                f"lock file '{path}' has format {lock.format}; this version reads {FORMAT_VERSION}: use the "
+                "tactician that wrote it, or build again without --locked"
             )
         return lock
 
@@ -210,7 +210,8 @@ class LockFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if candidate is None:
             return f"node '{node}': tactic {entry.tactic} is not offered here"
         if candidate.tactic.version != entry.version:
-            return f"node '{node}': tactic {entry.tactic} has version {candidate.tactic.version}, locked is {entry.version}"
+            version = candidate.tactic.version
+            return f"node '{node}': tactic {entry.tactic} has version {version}, locked is {entry.version}"
         return None
 
 

@@ -99,8 +99,8 @@ class Measurer:
     progress
         Called as it goes on; may raise ``KeyboardInterrupt`` to cancel.
     decided
-        By signature key, ids of tactics that are chosen already (by a lock file): nothing else is measured there,
-        if all of them are offered.
+        By signature key, ids of tactics that are chosen already (by a lock file): nothing else is measured
+        there, if all of them are offered.
     """
 
     def __init__(
@@ -163,9 +163,11 @@ class Measurer:
                 results[job.signature.key] = _measured(job)
             self._tell("measure", len(jobs), len(jobs))
         except KeyboardInterrupt as error:
-            kept = f"; what was timed is in '{self._cache.path}', and the next build goes on from there"
+            kept = ""
+            if self._cache is not None:
+                kept = f"; what was timed is in '{self._cache.path}', and the next build goes on from there"
             raise BuildCancelledError(
-                f"cancelled with {len(results)} of {len(unique)} calls measured{kept if self._cache else ''}"
+                f"cancelled with {len(results)} of {len(unique)} calls measured{kept}"
             ) from error
         return results
 
@@ -218,7 +220,8 @@ class Measurer:
             where = self._cache.explain_miss(signature, candidate, self._fingerprint, self.policy)
             why = f"timing cache '{self._cache.path}': {where}"
         return TimingCacheMissError(
-            f"{signature}: {candidate.id} would have to be timed, and --error-on-timing-cache-miss forbids it; {why}"
+            f"{signature}: {candidate.id} would have to be timed, and --error-on-timing-cache-miss forbids "
+            f"it; {why}"
         )
 
     def _compile(self, jobs: Sequence[Job]) -> None:

@@ -1,4 +1,4 @@
-"""What may be timed: sources, numerics, workspace limit and plugins' filters take candidates out, with a reason."""
+"""What may be timed: sources, numerics, workspace limit and plugins' filters, each with its reason."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The race: which of several contenders is fastest, by interleaved rounds and paired log-ratios.
 
-Each round times every contender that is still in the race once, in an order drawn anew, so that a drifting clock and
-the machine's other work hit all alike. What is compared is log(t_contender / t_leader) within rounds: its median,
-with an interval of order statistics that assumes nothing about the noise.
+Each round times every contender that is still in the race once, in an order drawn anew, so that a drifting
+clock and the machine's other work hit all alike. What is compared is log(t_contender / t_leader) within
+rounds: its median, with an interval of order statistics that assumes nothing about the noise.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Clock = Callable[[], float]
 BAIL_OUT_ROUNDS = 3
 """Rounds after which what is far behind in every one of them may drop out."""
 FEW_ROUNDS, CLEAR_LEAD = 8, math.log(1.02)
-"""Before so many rounds no interval has 99 % confidence; then all of them must show a lead as clear as that."""
+"""Before so many rounds no interval has 99 % confidence: all of them must show a lead as clear as that."""
 _WIDEST, _DROPPED = math.log(10), 1e-6
 
 
@@ -70,8 +70,8 @@ class RaceResult:
     Parameters
     ----------
     timings
-        By contender. The leader's interval is that of its own median; the others' is that of their ratio to the
-        leader, times its median, so that all are comparable although some dropped out early.
+        By contender. The leader's interval is that of its own median; the others' is that of their ratio to
+        the leader, times its median, so that all are comparable although some dropped out early.
     leader
         The fastest; None where all were rejected.
     ties
@@ -185,7 +185,7 @@ class _Race:
         return leader is not None and timings[name].low <= timings[leader].median
 
     def _is_disturbed(self, conditions: Mapping[str, int | str]) -> bool:
-        """Return whether the clock moved or a throttle appeared; three times in a row is the machine's new state."""
+        """Return whether the clock moved or a throttle appeared; three in a row are its new state."""
         if not self.conditions or self.discarded >= self.policy.max_discarded or self._streak >= 3:
             return False
         before, now = self.conditions.get("sm_clock_mhz"), conditions.get("sm_clock_mhz")
@@ -220,7 +220,8 @@ class _Race:
             floor, found = self.floors.get(name, 0.0), median(self.samples[name])
             if found < floor:
                 self.rejected[name] = (
-                    f"{found:.2e} s is faster than this device can be ({floor:.2e} s): it can't have done the work"
+                    f"{found:.2e} s is faster than this device can be ({floor:.2e} s): it can't have done "
+                    "the work"
                 )
                 self.alive.remove(name)
 
@@ -256,8 +257,8 @@ class _Race:
 def _median_interval(values: Sequence[float], confidence: float) -> tuple[float, float, float]:
     """Return the median and its confidence interval.
 
-    The interval's ends are order statistics, exact for any distribution; it is the range where there are too few
-    values for that confidence, and unbounded for a single one.
+    The interval's ends are order statistics, exact for any distribution; it is the range where there are too
+    few values for that confidence, and unbounded for a single one.
     """
     if len(values) < 2:
         return values[0], -math.inf, math.inf

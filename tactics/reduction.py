@@ -9,7 +9,7 @@ from tactician.signature import OpSignature, TensorType
 
 
 def reduction_length(signature: OpSignature) -> int:
-    """Return the number of terms of the operator's longest sum; for fused and custom ones, an upper estimate."""
+    """Return the number of terms of the operator's longest sum; for fused and custom ones, an estimate."""
     rule = None if signature.body is not None else _LENGTHS.get(signature.op_type)
     try:
         if rule is not None:

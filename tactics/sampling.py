@@ -9,7 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from tactician.signature import OpSignature, TensorType
-from tactician.tactics.operand_rules import RANDOM_OPS, SHAPE_LIKE, integer_range, is_float, rule_for
+from tactician.tactics.operand_rules import RANDOM_OPS, SHAPE_LIKE, rule_for
+from tactician.tactics.operand_values import integer_range, is_float
 from tactician.tactics.reduction import reduction_length
 
 Array = np.ndarray[Any, Any]
@@ -17,6 +18,8 @@ Reference = Callable[[OpSignature], Callable[[Sequence[Any]], Sequence[Any]]]
 
 REPRESENTATIVE = 8
 """What a dimension that is not known is taken for."""
+MAX_TRIED_ELEMENTS = 1 << 22
+"""Sizes with more input elements than this are not tried."""
 HARD_MAGNITUDE = 20.0
 
 
@@ -61,8 +64,8 @@ def hard_inputs(signature: OpSignature, rng: np.random.Generator) -> list[Array 
 def representative(signature: OpSignature, reference: Reference | None = None) -> OpSignature:
     """Return ``signature`` with a number for every dimension that is symbolic or unknown.
 
-    All get the same number. With ``reference``, numbers are tried until it runs, and the output types are those
-    that it computes; without, outputs stay as they are.
+    All get the same number. With ``reference``, numbers are tried until it runs, and the output types are
+    those that it computes; without, outputs stay as they are.
 
     Raises
     ------
@@ -73,9 +76,13 @@ def representative(signature: OpSignature, reference: Reference | None = None) -
         return signature
     problem = ""
     for number in _numbers(signature):
-        bound = signature.bound(tuple(_bind(t, number) for t in signature.inputs), signature.outputs)
+        inputs = tuple(_bind(t, number) for t in signature.inputs)
         if reference is None:
-            return bound
+            return signature.bound(inputs, signature.outputs)
+        # some inputs, such as the shape of a Reshape, are sampled to fit the outputs
+        bound = signature.bound(inputs, tuple(_bind_if_possible(t, number) for t in signature.outputs))
+        if sum(t.size for t in bound.inputs if t is not None) > MAX_TRIED_ELEMENTS:
+            continue
         try:
             results = reference(bound)(sample_inputs(bound, np.random.default_rng(0)))
         except CannotSample:
@@ -83,7 +90,10 @@ def representative(signature: OpSignature, reference: Reference | None = None) -
         except Exception as error:
             problem = problem or f"{type(error).__name__}: {str(error).strip()[:200]}"
             continue
-        return bound.bound(bound.inputs, tuple(map(_result_type, signature.outputs, results)))
+        types = tuple(map(_result_type, signature.outputs, results))
+        if all(map(_agrees, signature.outputs, types)):
+            return bound.bound(bound.inputs, types)
+        problem = problem or f"at {number} the outputs would be {', '.join(map(str, types))}"
     raise CannotSample(
         f"its dimensions depend on data; the reference ran at no size that was tried ({problem})"
     )
@@ -172,6 +182,19 @@ def _bind(tensor: TensorType | None, number: int) -> TensorType | None:
     if not tensor.is_tensor or tensor.shape is None:
         raise CannotSample(f"an input is {tensor}, for which no values can be made up")
     return TensorType(tensor.dtype, tuple(d if isinstance(d, int) else number for d in tensor.shape))
+
+
+def _agrees(declared: TensorType | None, computed: TensorType | None) -> bool:
+    """Return whether a computed type has the numbers that the declared one fixes."""
+    if declared is None or computed is None or declared.shape is None or computed.shape is None:
+        return True
+    return len(declared.shape) == len(computed.shape) and all(
+        not isinstance(d, int) or d == c for d, c in zip(declared.shape, computed.shape, strict=True)
+    )
+
+
+def _bind_if_possible(tensor: TensorType | None, number: int) -> TensorType | None:
+    return tensor if tensor is None or not tensor.is_tensor or tensor.shape is None else _bind(tensor, number)
 
 
 def _result_type(tensor: TensorType | None, result: Any) -> TensorType | None:

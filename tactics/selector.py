@@ -1,4 +1,4 @@
-"""Algorithm selectors: an object of the caller's that sees all candidates of a call and may overrule the choice."""
+"""Algorithm selectors: an object of the caller's that sees all candidates and may overrule the choice."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class AlgorithmChoice:
 class AlgorithmSelector:
     """Restricts or makes choices, with TensorRT's interface. Subclass it and override what is needed.
 
-    It is asked after everything is measured, once for each node, and only for what neither a ``--tactic`` rule nor a
-    lock file decides.
+    It is asked after everything is measured, once for each node, and only for what neither a ``--tactic``
+    rule nor a lock file decides.
     """
 
     def select_algorithms(self, context: AlgorithmContext, choices: Sequence[AlgorithmChoice]) -> list[int]:

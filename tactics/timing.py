@@ -1,4 +1,4 @@
-"""Times launches of one call as they will run: weights from memory, activations warm, interleaved with their rivals."""
+"""Times launches of one call as they will run: weights from memory, activations warm, rivals interleaved."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Entrant:
 
 
 class Track:
-    """Buffers that all contenders of one call share: inputs, outputs, workspace, and copies of the weights."""
+    """Buffers that all contenders of one call share: inputs, outputs, workspace, copies of the weights."""
 
     def __init__(self, exam: Examination, timer: Timer) -> None:
         self._device = exam.device
@@ -92,7 +92,7 @@ class Track:
     def _copies(self) -> int:
         """Return how many sets of weights, the first one included, are cycled through."""
         cache = int(self._device.facts.get("l2_bytes", 0))
-        nbytes = sum(self._exam.host_inputs[0][i].nbytes for i in self._rotated())
+        nbytes: int = sum(self._exam.host_inputs[0][i].nbytes for i in self._rotated())
         if not cache or not nbytes:
             return 1
         enough = math.floor(CACHE_MULTIPLE * cache / nbytes) + 1

@@ -1,16 +1,16 @@
-"""How far a result may be from its reference: the tolerance by type and length of the sums, and the comparison.
+"""How far a result may be from its reference: tolerance by type and length of the sums, and comparison.
 
-With u(t) = 2**-p the unit roundoff of a type with p significant bits, K the length of the operator's longest sum,
-and a the type that sums are kept in (fp32 where the output is narrower, else the output's own)::
+With u(t) = 2**-p the unit roundoff of a type with p significant bits, K the length of the operator's longest
+sum, and a the type that sums are kept in (fp32 where the output is narrower, else the output's own)::
 
     tolerance = 2 u(output) + min(16 u(a) sqrt(max(K, 4)), 2e-4)        for ‖out − ref‖ / ‖ref‖
 
 Rounding errors of a sum of K terms add like a random walk, hence the root; the 4 leaves room for the usual
-approximations of exp, tanh and the like. The cap keeps a product that was silently rounded to tf32 (about 3e-4) out
-of plain fp32. Declared marks widen it: ``"tf32"`` by 2**-9, ``"reduced-accumulator"`` sets a to fp16, or to the
-output's type where that is wider still, and lifts the cap. A fused operator may round twice as often, to any of its
-types. No single element may be off by more than
-``ELEMENT_FACTOR`` tolerances of its own size plus the output's root mean square.
+approximations of exp, tanh and the like. The cap keeps a product that was silently rounded to tf32 (about
+3e-4) out of plain fp32. Declared marks widen it: ``"tf32"`` by 2**-9, ``"reduced-accumulator"`` sets a to
+fp16, or to the output's type where that is wider still, and lifts the cap. A fused operator may round twice
+as often, to any of its types. No single element may be off by more than ``ELEMENT_FACTOR`` tolerances of its
+own size plus the output's root mean square.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 ELEMENT_FACTOR = 4.0
 SUM_FACTOR, SUM_CAP = 16.0, 2e-4
 MAX_ROUNDED_FRACTION = 0.05
-"""Quantized integers may differ by one where rounding was a close call: in at most this fraction of places."""
+"""Quantized integers may differ by one where rounding was a close call, in at most this part of places."""
 
 _ROUNDOFF = {
     "complex128": 2.0**-53,

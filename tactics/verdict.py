@@ -16,9 +16,9 @@ CHALLENGE = 0.01
 def default_choice(records: Sequence[CandidateRecord], incumbent: str | None) -> tuple[CandidateRecord, str]:
     """Return the choice among usable ``records``, and who made it: ``"incumbent"`` or ``"default"``.
 
-    The incumbent stays unless the fastest is proven faster by more than ``CHALLENGE``. Else the fastest wins; of
-    those that are not told apart from it, the one with the least workspace, then the first by id. Where nothing was
-    timed, the first of ``records`` wins, which come in a fixed order of preference.
+    The incumbent stays unless the fastest is proven faster by more than ``CHALLENGE``. Else the fastest wins;
+    of those that are not told apart from it, the one with the least workspace, then the first by id. Where
+    nothing was timed, the first of ``records`` wins, which come in a fixed order of preference.
     """
     timed = [r for r in records if r.timing is not None]
     held = next((r for r in records if r.tactic == incumbent), None)
@@ -92,7 +92,7 @@ def _final(
 
 
 def _is_slower(record: CandidateRecord, other: CandidateRecord, by: float = 0.0) -> bool:
-    """Return whether ``record`` is proven slower: its interval lies above the other's median, or a fraction more."""
+    """Return whether ``record`` is proven slower: its interval lies above the other's median, ``by`` more."""
     return (
         record.timing is not None
         and other.timing is not None

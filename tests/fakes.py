@@ -1,7 +1,7 @@
-"""A device in host memory with a clock of its own, a timer that reads that clock, and tactics good and bad.
+"""A device in host memory with its own clock, a timer that reads it, and tactics good and bad.
 
-A launch moves the device's clock by what its tactic costs, so that races are scripted and take no time. Tensors know
-the buffer that they lie in: a broken tactic can write next to them.
+A launch moves the device's clock by what its tactic costs, so that races are scripted and take no time.
+Tensors know the buffer that they lie in: a broken tactic can write next to them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-
 from tactician.errors import DeviceError
 from tactician.plugins.target import Artifacts, Device, Thunk, Timer
 from tactician.signature import Constant, OpSignature, TensorType
@@ -116,7 +115,13 @@ class ScriptedTimer(Timer):
     """
 
     def __init__(
-        self, device: FakeDevice, *, noise: float = 0.0, drift: float = 0.0, spikes: float = 0.0, seed: int = 0
+        self,
+        device: FakeDevice,
+        *,
+        noise: float = 0.0,
+        drift: float = 0.0,
+        spikes: float = 0.0,
+        seed: int = 0,
     ) -> None:
         self.device = device
         self.noise, self.drift, self.spikes = noise, drift, spikes
@@ -211,7 +216,7 @@ def reference(signature: OpSignature) -> Callable[[Sequence[Any]], tuple[Array, 
 
 
 def signature(*shape: int, dtype: str = "float32", weights: int = 0) -> OpSignature:
-    """Return a call of ``OP`` on a tensor of ``shape``, with a constant of ``weights`` elements that it ignores."""
+    """Return a call of ``OP`` on a tensor of ``shape``, with a constant of ``weights`` elements to ignore."""
     tensor = TensorType(dtype, shape or (3, 100))
     inputs: tuple[TensorType, ...] = (tensor, TensorType(dtype, (weights,))) if weights else (tensor,)
     constants = (None, Constant()) if weights else (None,)

@@ -54,6 +54,8 @@ def convert(parts: Sequence[str], values: Sequence[Array]) -> Array:
     """Return ``cvt`` of ``values``: rounding, saturation and the 16-bit floats."""
     target, source = parts[-2], parts[-1]
     x = values[0]
+    if target == "tf32":  # to nearest, ties away from zero, 10 bits of mantissa
+        return (x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
     if target == "bf16":
         return x.astype(np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)
     if source == "bf16":

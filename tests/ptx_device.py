@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ptx_interpreter import PtxKernel
+from ptx_interpreter import PtxKernel, add_steps
 from ptx_memory import Memory
+from ptx_tensor import STEPS
 from tactician.builtin_kernels.cuda.compiler import KernelSource
 from tactician.builtin_kernels.cuda.tensor import DeviceTensor
 from tactician.errors import TacticError
@@ -16,6 +17,8 @@ from tactician.signature import OpSignature, dtype_name
 from tactician.tactics.tactic import Tactic
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+add_steps(STEPS)
 
 POISON = 0xFF
 """Byte that outputs and workspaces are filled with: NaN in every floating-point type."""

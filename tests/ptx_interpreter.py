@@ -2,7 +2,7 @@
 
 Every access is checked for its bounds and alignment, shared memory for hazards between warps that no barrier
 parts, and barriers and shuffles for threads that never come. It knows the instructions that NVRTC makes of
-header-free kernels without tensor cores, asynchronous copies and atomics.
+header-free kernels without atomics; ``ptx_tensor`` adds those of tensor cores and asynchronous copies.
 
 Threads that diverge are run in the order of their program counters, lowest first, and rejoin where they meet.
 """
@@ -186,7 +186,7 @@ class _Run:
                 return
             instruction = code[pc]
             name = instruction.parts[0]
-            if name in ("bar", "barrier", "shfl", "vote", "redux"):
+            if name in ("bar", "barrier", "shfl", "vote", "redux", "mma", "ldmatrix"):
                 lanes = self._gather(
                     pc, lanes, parked, whole_block=name.startswith("bar") and "warp" not in instruction.parts
                 )
@@ -503,3 +503,8 @@ _STEPS: dict[str, Callable[[_Run, Instruction, Lanes], None]] = {
     "fence": _ignore,
     "prefetch": _ignore,
 }
+
+
+def add_steps(steps: dict[str, Callable[[Any, Instruction, Lanes], None]]) -> None:
+    """Teach the interpreter further instructions."""
+    _STEPS.update(steps)

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from tactician.tactics.tactic import Tactic
 
 _MODULES = (
+    "gemm_ffma",
+    "gemm_mma",
+    "cublaslt",
     "pointwise",
     "reduce",
     "softmax",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from tactician.builtin_kernels.cuda.indexing import MAX_INDEX_32, Shape, broadcast_strides, ceil_div, collapse
 from tactician.signature import OpSignature, TensorType
 from tactician.tactics.tactic import Launch
@@ -23,14 +24,20 @@ Bias = Literal["none", "scalar", "row", "column", "full"]
 MAX_EXTENT = MAX_INDEX_32 - 1024
 """Longest side of a matrix: tiles that stick out are still numbered with 31 bits."""
 
-_BIAS_INDEX: dict[Bias, str] = {"scalar": "0", "row": "column", "column": "row", "full": "(u64)row * N + column"}
+_BIAS_INDEX: dict[Bias, str] = {
+    "scalar": "0",
+    "row": "column",
+    "column": "row",
+    "full": "(u64)row * N + column",
+}
 
 
 @dataclass(frozen=True)
 class GemmProblem:
     """``d[i] = alpha * op(a[i]) @ op(b[i]) + beta * c``, all row-major, for each i below ``batch``.
 
-    ``op(a)`` is [m, k] and ``op(b)`` [k, n]; with ``trans_a`` a is stored as [k, m], with ``trans_b`` b as [n, k].
+    ``op(a)`` is [m, k] and ``op(b)`` [k, n]; with ``trans_a`` a is stored as [k, m], with ``trans_b`` b as
+    [n, k].
     Strides are the elements from one matrix of a batch to the next, 0 where all share one.
     """
 
@@ -90,7 +97,7 @@ class GemmProblem:
 
 
 def gemm_problem(signature: OpSignature) -> GemmProblem | str:
-    """Return the matrix product that ``signature`` asks for, or the reason why it is none that kernels take."""
+    """Return the matrix product that ``signature`` asks for, or why kernels can't make it."""
     if not signature.is_static:
         return "needs static shapes"
     if signature.body is not None or signature.op not in GEMM_OPS:
@@ -155,15 +162,14 @@ def _gemm(signature: OpSignature, a: TensorType, b: TensorType) -> GemmProblem |
     depth, n = b.dims[::-1] if trans_b else b.dims
     if k != depth:
         return f"shapes {a.dims} and {b.dims} can't be multiplied"
-    alpha, beta = (float(signature.attribute(name, 1.0)) for name in ("alpha", "beta"))
+    # attributes are of float32, whatever the operands are
+    alpha, beta = (float(np.float32(signature.attribute(name, 1.0))) for name in ("alpha", "beta"))
     if not (math.isfinite(alpha) and math.isfinite(beta)):
         return f"alpha {alpha} or beta {beta} is not finite"
     c = signature.input(2)
-    bias: Bias | None = "none"
-    if c is not None:
-        bias = _bias(c.dims, m, n)
-        if bias is None or c.dtype != a.dtype:
-            return f"C, {c}, doesn't broadcast to {a.dtype}[{m}, {n}]"
+    bias: Bias | None = "none" if c is None else _bias(c.dims, m, n)
+    if bias is None or (c is not None and c.dtype != a.dtype):
+        return f"C, {c}, doesn't broadcast to {a.dtype}[{m}, {n}]"
     return GemmProblem(
         m, n, k, trans_a=trans_a, trans_b=trans_b, alpha=alpha, beta=beta, bias=bias, dtype=a.dtype
     )

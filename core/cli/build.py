@@ -130,11 +130,11 @@ def summary(engine: Engine, output: Path, lock_file: Path, latency: float | None
     from collections import Counter
 
     from tactician.report.format import duration, plural, size
-    from tactician.report.inspect import describe_device, describe_memory, fallbacks
+    from tactician.report.inspect import describe_memory, device_name, fallbacks
 
     plan, report = engine.plan, engine.report
     chosen_by = Counter(d.chosen_by for d in report.decisions)
-    lines = [f"device   {plan.target}: {describe_device(report.device)}"]
+    lines = [f"device   {plan.target}: {device_name(report.device) or 'unknown'}"]
     lines += [
         f"pass     {s.name}: {s.nodes_before} → {s.nodes_after} nodes"
         for s in report.stages
@@ -172,13 +172,11 @@ def _print_header(out: Output, model: Path, config: BuilderConfig) -> None:
 
 
 def _write_lock(engine: Engine, path: Path) -> None:
+    from tactician.report.inspect import device_name
     from tactician.tactics.lock import LockFile
 
-    device = engine.report.device
-    name = device.get("device", device.get("name", ""))
-    LockFile.of(engine.report.decisions, engine.plan.plugins, target=engine.plan.target, device=name).save(
-        path
-    )
+    plan, name = engine.plan, device_name(engine.report.device)
+    LockFile.of(engine.report.decisions, plan.plugins, target=plan.target, device=name).save(path)
 
 
 def _latency(engine: Engine, options: dict[str, Any]) -> float | None:

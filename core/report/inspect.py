@@ -33,10 +33,15 @@ def describe(plan: Plan, device: Mapping[str, str]) -> str:
     return "\n".join([*lines, *(f"WARNING  {line}" for line in fallbacks(plan))])
 
 
+def device_name(device: Mapping[str, str]) -> str:
+    """Return the name out of a device's fingerprint."""
+    return device.get("device", device.get("name", ""))
+
+
 def describe_device(device: Mapping[str, str]) -> str:
     """Return the fields of a device's fingerprint on one line, its name first."""
-    name = device.get("name", device.get("device", ""))
-    fields = [f"{k} {v}" for k, v in sorted(device.items()) if v and k not in ("name", "device")]
+    name = device_name(device)
+    fields = [f"{k} {v}" for k, v in sorted(device.items()) if v and v != name]
     return f"{name} ({', '.join(fields)})" if name and fields else name or ", ".join(fields)
 
 

@@ -73,8 +73,12 @@ def print_build(engine: Engine, seconds: float) -> None:
     timed = [c for d in report.decisions for c in d.candidates if c.timing]
     device = report.device.get("device", "unknown device")
     print(f"tactician {tactician.__version__} on {engine.plan.target}: {device}")
-    print(f"built      {MODEL.name} in {seconds:.1f} s: {engine.plan.model.nodes} calls to run, ", end="")
-    print(f"{len(report.decisions)} different ones")
+    calls = sum(not step.is_copy for step in engine.plan.steps)
+    print(
+        f"built      {MODEL.name} in {seconds:.1f} s: {engine.plan.model.nodes} nodes became {calls}, ",
+        end="",
+    )
+    print(f"of which {len(report.decisions)} are different calls")
     print(
         f"candidates {len(timed)} timed ({sum(c.cached for c in timed)} of them in an earlier build), ",
         end="",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -55,10 +57,25 @@ class BlasScan(Tactic):
         def launch(inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any) -> None:
             x, y = inputs[0].reshape(-1, columns), outputs[0].reshape(-1, columns)
             totals = workspace.view(np.float32).reshape(len(x), -1)
-            with np.errstate(over="ignore", invalid="ignore"):
+            with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
                 blocked_scan(x, y, triangle, totals)
 
         return launch
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Return a context in which BLAS keeps to this thread.
+
+    More of them gain nothing here, and spin on cores that the next node's library wants.
+    """
+    return _blas().limit(limits=1)
+
+
+@cache
+def _blas() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
 
 
 def blocked_scan(x: np.ndarray, y: np.ndarray, triangle: np.ndarray, totals: np.ndarray) -> None:

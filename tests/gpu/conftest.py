@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ class Tally:
             if known is None or error / tolerance > known[0] / known[1]:
                 self.worst[module] = (error, tolerance)
 
+    def merge(self, other: dict[str, Any]) -> None:
+        for module, count in other["checks"].items():
+            self.checks[module] += count
+        for module, failures in other["failures"].items():
+            self.failures[module] += failures
+        for module, (error, tolerance) in other["worst"].items():
+            known = self.worst.get(module)
+            if known is None or error / tolerance > known[0] / known[1]:
+                self.worst[module] = (error, tolerance)
+
 
 @pytest.fixture(scope="session")
 def device() -> Any:
@@ -70,9 +81,33 @@ def tally(device: Any) -> Iterator[Tally]:
     tally = Tally()
     yield tally
     path = os.environ.get("TACTICIAN_RECORD")
-    if path:
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if path and worker:
+        # the controlling process merges what its workers saw
+        part = {"tally": asdict(tally), "gpu": device.name, "driver": device.facts["driver"]}
+        part["versions"] = {k: v for k, v in device.fingerprint().items() if k in ("nvrtc", "cublas", "cudnn") and v}
+        Path(f"{path}.{worker}").write_text(json.dumps(part))
+    elif path:
         record = importlib.import_module("gpu.record")
         record.write(Path(path), device, tally, datetime.date.today().isoformat())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Merge the tallies of parallel workers into one record."""
+    path = os.environ.get("TACTICIAN_RECORD")
+    if not path or "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    parts = sorted(Path(path).parent.glob(Path(path).name + ".gw*"))
+    merged = Tally()
+    for part in parts:
+        content = json.loads(part.read_text())
+        merged.merge(content["tally"])
+        part.unlink()
+    if parts:
+        record = importlib.import_module("gpu.record")
+        today = datetime.date.today().isoformat()
+        where = content["gpu"], content["driver"], content["versions"], today
+        record.write_record(Path(path), *where, record.entries(merged))
 
 
 @pytest.fixture

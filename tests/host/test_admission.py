@@ -18,7 +18,9 @@ from tactician.tactics.sampling import CannotSample, hard_inputs, sample_inputs
 from tactician.tactics.tactic import Launch
 
 
-def check(tactic: type[Affine], call: OpSignature | None = None, device: FakeDevice | None = None) -> Admission:
+def check(
+    tactic: type[Affine], call: OpSignature | None = None, device: FakeDevice | None = None
+) -> Admission:
     call = call or signature()
     sets = [sample_inputs(call, np.random.default_rng(n)) for n in range(2)]
     sets.append(hard_inputs(call, np.random.default_rng(2)))
@@ -46,7 +48,9 @@ def set_element(tensor: FakeTensor, index: int, value: float) -> None:
     tensor.array.reshape(-1)[index] = value
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64", "int8", "int64", "float8e4m3fn"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float16", "bfloat16", "float64", "int8", "int64", "float8e4m3fn"]
+)
 @pytest.mark.parametrize("shape", [(3, 100), (1,), (0, 4), (7, 5, 3)])
 def test_a_right_tactic_passes(dtype: str, shape: tuple[int, ...]) -> None:
     verdict = check(make_tactic("Good", scratch=64), signature(*shape, dtype=dtype))
@@ -62,18 +66,30 @@ def test_a_right_tactic_passes(dtype: str, shape: tuple[int, ...]) -> None:
 
 ZOO = {
     "wrong": (broken("Wrong", after=lambda i, o, w: np.multiply(o[0].array, 1.001, out=o[0].array)), "error"),
-    "one wrong element": (broken("One", after=lambda i, o, w: set_element(o[0], 77, 9.0)), "exceeds.*worst at 77: 9"),
+    "one wrong element": (
+        broken("One", after=lambda i, o, w: set_element(o[0], 77, 9.0)),
+        "exceeds.*worst at 77: 9",
+    ),
     "a NaN": (broken("Nan", after=lambda i, o, w: set_element(o[0], 5, np.nan)), "not finite.*at 5"),
     "an infinity": (broken("Inf", after=lambda i, o, w: set_element(o[0], 5, np.inf)), "not finite.*at 5"),
     "nothing written": (make_tactic("Lazy", run=lambda *a: None), "not finite"),
-    "writes past the end": (broken("Past", after=lambda i, o, w: poke(o[0], 1)), "past the end .1 bytes off.*out"),
+    "writes past the end": (
+        broken("Past", after=lambda i, o, w: poke(o[0], 1)),
+        "past the end .1 bytes off.*out",
+    ),
     "writes far past the end": (broken("Far", after=lambda i, o, w: poke(o[0], 900)), "900 bytes off"),
-    "writes before the start": (broken("Before", after=lambda i, o, w: poke(o[0], -4)), "before the start .4"),
+    "writes before the start": (
+        broken("Before", after=lambda i, o, w: poke(o[0], -4)),
+        "before the start .4",
+    ),
     "overruns its workspace": (
         broken("Scratch", scratch=32, after=lambda i, o, w: poke(w, 1)),
         "past the end.*workspace",
     ),
-    "changes its input": (broken("Greedy", after=lambda i, o, w: set_element(i[0], 3, 7.0)), "changes input 0"),
+    "changes its input": (
+        broken("Greedy", after=lambda i, o, w: set_element(i[0], 3, 7.0)),
+        "changes input 0",
+    ),
     "writes beside its input": (broken("Beside", after=lambda i, o, w: poke(i[0], 1)), "input 0"),
 }
 
@@ -105,7 +121,7 @@ def test_an_integer_output_left_alone_is_caught() -> None:
 
 
 def test_a_single_element_left_alone_is_caught_by_the_second_run() -> None:
-    """-91 is 0xA5: the first poison for integers is not it, but any one byte could be; the second run's differs."""
+    """The right value happens to be what the output was poisoned with; the second run's poison differs."""
 
     def run(self: Affine, device: Any, inputs: Any, outputs: Any, workspace: Any) -> None:
         outputs[0].array[1:] = affine(inputs[0].array[1:])
@@ -139,7 +155,9 @@ def test_results_that_differ_between_runs_must_be_declared() -> None:
     assert verdict.outcome is Outcome.WRONG
     assert "nondeterministic" in verdict.reason
     assert check(unsteady(3e-7, marks=frozenset({"nondeterministic"}))).ok
-    assert not check(unsteady(1e-3, marks=frozenset({"nondeterministic"}))).ok, "declared, and wrong all the same"
+    assert not check(unsteady(1e-3, marks=frozenset({"nondeterministic"}))).ok, (
+        "declared, and wrong all the same"
+    )
 
 
 def test_a_launch_that_depends_on_its_workspace_is_caught() -> None:
@@ -213,7 +231,7 @@ def test_a_reference_that_takes_no_double_is_asked_in_the_given_type() -> None:
 
 
 def test_a_step_may_jump_where_the_given_precision_does() -> None:
-    """floor(x / 0.1f) differs between float32 and double at some multiples of 0.1; float32's own answer is right."""
+    """floor(x / 0.1f) differs between float32 and double at some multiples of 0.1; either answer is right."""
     x = np.arange(0, 50, dtype=np.float32) * np.float32(0.1)
 
     def floor(call: OpSignature) -> Any:
@@ -231,7 +249,9 @@ def test_no_reference_no_verdict() -> None:
         raise NotImplementedError("nobody knows")
 
     with pytest.raises(CannotSample, match="nobody knows"):
-        admit(candidate(make_tactic("Good")), signature(), FakeDevice(), none, [[np.ones((3, 100), np.float32)]])
+        admit(
+            candidate(make_tactic("Good")), signature(), FakeDevice(), none, [[np.ones((3, 100), np.float32)]]
+        )
 
 
 def test_hard_inputs_that_the_reference_refuses_are_left_out() -> None:
@@ -271,7 +291,9 @@ def test_outputs_of_unknown_shape_are_returned() -> None:
     assert set(map(type, seen)) == {type(None)}
     half = make_tactic("Half", prepare=lambda *a: lambda inputs, *b: [affine(inputs[0].array)[:1]])
     assert "has shape [1, 100], the reference has [3, 100]" in check(half, dynamic).reason
-    other = make_tactic("Other", prepare=lambda *a: lambda inputs, *b: [affine(inputs[0].array).astype(np.float64)])
+    other = make_tactic(
+        "Other", prepare=lambda *a: lambda inputs, *b: [affine(inputs[0].array).astype(np.float64)]
+    )
     assert "has type float64" in check(other, dynamic).reason
 
 

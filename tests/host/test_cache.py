@@ -1,4 +1,4 @@
-"""The timing cache keeps what it is given, says why it misses, survives four writers, and refuses what it can't read."""
+"""The timing cache keeps what it gets, says why it misses, survives four writers, refuses what is damaged."""
 
 from __future__ import annotations
 
@@ -155,7 +155,9 @@ def test_export_import_and_merge(cache: TimingCache, tmp_path: Path) -> None:
     assert timings[0] == timings[1]
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"timings": [{"signature": 3}]}', "format", "device", "digest"])
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", '{"timings": [{"signature": 3}]}', "format", "device", "digest"]
+)
 def test_a_damaged_export_takes_nothing(cache: TimingCache, tmp_path: Path, damage: str) -> None:
     file = tmp_path / "a.json"
     cache.put(CALL, DEVICE, [row()])

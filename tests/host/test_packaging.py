@@ -12,10 +12,10 @@ import tactician
 from packages import ROOT, FreshEnvironment, build_distributions, copy_checkout, run
 
 FOLDERS = {
-    "core": "tactician",
-    "plugins": "plugins",
-    "tactics": "tactics",
-    "builtin_kernels": "builtin_kernels",
+    "core": Path("tactician"),
+    "plugins": Path("tactician/plugins"),
+    "tactics": Path("tactician/tactics"),
+    "builtin_kernels": Path("tactician/builtin_kernels"),
 }
 
 
@@ -36,14 +36,13 @@ def environment(distributions, tmp_path_factory):
     return environment
 
 
-def package_files() -> dict[str, Path]:
-    """Return every file that belongs into the wheel, by its path there."""
-    found = {}
+def package_files(root: Path) -> set[str]:
+    """Return where every file that belongs into the wheel stands there."""
+    found = set()
     for folder, package in FOLDERS.items():
-        prefix = Path("tactician") if package == "tactician" else Path("tactician", package)
-        for path in (ROOT / folder).rglob("*"):
+        for path in (root / folder).rglob("*"):
             if path.suffix in (".py", ".cu", ".cuh") or path.name == "py.typed":
-                found[str(prefix / path.relative_to(ROOT / folder))] = path
+                found.add(str(package / path.relative_to(root / folder)))
     return found
 
 
@@ -56,11 +55,11 @@ def test_every_package_is_mapped(monkeypatch):
     assert set(mapped.values()) == there
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(distributions):
+def test_the_wheel_holds_the_package_and_nothing_else(checkout, distributions):
     with zipfile.ZipFile(distributions[1]) as wheel:
         names = wheel.namelist()
     metadata = {n for n in names if ".dist-info/" in n}
-    assert set(names) - metadata == set(package_files())
+    assert set(names) - metadata == package_files(checkout)
     assert any(n.endswith("licenses/LICENSE") for n in metadata)
 
 

@@ -103,7 +103,7 @@ def test_one_after_the_other_would_do_worse() -> None:
 
 
 def test_intervals_hold_the_truth() -> None:
-    """The ratio to the leader is within the 95 % interval about that often, whenever a contender went the distance."""
+    """The ratio to the leader is within the 95 % interval about that often."""
     inside = total = 0
     for seed in range(150):
         times = {"a": 1e-5, "b": 1.008e-5}
@@ -183,7 +183,9 @@ def test_faster_than_the_machine_can_be_is_no_winner() -> None:
     timer = ScriptedTimer(FakeDevice())
     contenders = {"cheat": Contender(1e-7, ()), "honest": Contender(1e-5, ())}
     floors = {"cheat": 2e-6, "honest": 2e-6}
-    result = race(contenders, timer, POLICY, np.random.default_rng(0), floor_seconds=floors, clock=lambda: 0.0)
+    result = race(
+        contenders, timer, POLICY, np.random.default_rng(0), floor_seconds=floors, clock=lambda: 0.0
+    )
     assert result.leader == "honest"
     assert "can't have done the work" in result.rejected["cheat"]
     assert set(result.timings) == {"honest"}

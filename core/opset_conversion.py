@@ -1,0 +1,45 @@
+"""Old models are brought to a recent opset, by the onnx project's own converter."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import ModelProto
+
+from tactician.errors import InvalidModelError
+from tactician.model_checks import all_nodes, check_structure, one_line, opset_versions, run_checker
+
+BASELINE = 18
+"""Models of an older opset of the standard domain are converted to this one."""
+
+NOTE = "tactician.opset"
+"""Key of the model's metadata under which a model that stays as it is says why."""
+
+MISCONVERTED: dict[str, int] = {}
+"""Operators whose conversion changes their meaning, with the opset that it happens at."""
+
+
+def modernize(proto: ModelProto) -> ModelProto:
+    """Return ``proto`` at the baseline opset or, where the converter can't do it right, as it is, with a note in its metadata."""
+    version = opset_versions(proto).get("")
+    if version is None or version >= BASELINE:
+        return proto
+    try:
+        converted = _convert(proto, version)
+    except Exception as error:  # the converter names its own gaps by all kinds of exceptions; the model is right as it is
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = NOTE, f"kept at opset {version}: {one_line(error, 200)}"
+        return proto
+    return converted
+
+
+def _convert(proto: ModelProto, version: int) -> ModelProto:
+    for node in all_nodes(proto.graph.node):
+        if not node.domain and version < MISCONVERTED.get(node.op_type, 0):
+            raise InvalidModelError(f"{node.op_type} is not converted right")
+    converted = onnx.version_converter.convert_version(proto, BASELINE)
+    for kind in ("input", "output"):
+        if [v.name for v in getattr(proto.graph, kind)] != [v.name for v in getattr(converted.graph, kind)]:
+            raise InvalidModelError(f"the converter changed the model's {kind}s")
+    check_structure(converted)
+    run_checker(converted)
+    return converted

@@ -1,0 +1,14 @@
+"""What one pass over the network did: plain data, kept in the engine's report."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class StageReport(msgspec.Struct, frozen=True):
+    """What one pass did to the network."""
+
+    name: str
+    nodes_before: int
+    nodes_after: int
+    seconds: float
