@@ -95,7 +95,7 @@ def main() -> int:
         seen["nodes"] = len(first.plan.steps)
         seen["same cache: nodes that differ"] = len(differences(first, second))
         if options.plugin:
-            third = build("one.sqlite", plugins=("builtin", options.plugin))
+            third = build("one.sqlite", plugins=(options.plugin,))
             asked = {c.plugin for d in third.report.decisions for c in d.candidates}
             seen["with a slower plugin: plugins asked"] = sorted(asked)
             seen["with a slower plugin: nodes that differ"] = len(differences(first, third))
@@ -105,7 +105,7 @@ def main() -> int:
         seen["empty caches: of these no recorded tie"] = unexplained(first, other, changed)
         seen["empty caches: time ratio"] = race(first, other)
         lock = folder / "plan.lock.json"
-        LockFile.of(first).save(lock)
+        LockFile.of(first.report.decisions, first.plan.plugins).save(lock)
         locked = build("three.sqlite", lock_file=lock, locked=True)
         seen["locked: plans equal byte for byte"] = locked.plan.encode() == first.plan.encode()
         seen["concurrent"] = concurrent(model, folder, options.target)

@@ -69,7 +69,7 @@ class Assembly:
         key = (id(value), target)
         if key in self._index:
             return self._index[key]
-        if value.const_value is not None and id(value) not in self._home:
+        if id(value) not in self._home and ir.convenience.get_const_tensor(value) is not None:
             return self._add_weight(value, target)
         if id(value) not in self._home:
             raise NoTacticError(
@@ -96,8 +96,9 @@ class Assembly:
         return Place.ARENA if static else Place.DYNAMIC
 
     def _add_weight(self, value: ir.Value, target: str) -> int:
-        array = value.const_value.numpy() if value.const_value is not None else None
-        assert array is not None  # locate() asked
+        tensor = ir.convenience.get_const_tensor(value)
+        assert tensor is not None  # locate() asked
+        array = tensor.numpy()
         name = value.name or f"weight_{len(self.weights)}"
         self.weights.setdefault(name, weight_bytes(array))
         return self._new(value, target, Place.WEIGHT, home=False)

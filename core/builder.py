@@ -27,7 +27,7 @@ from tactician.plugins.reference import reference_for
 from tactician.plugins.target import Artifacts, Device, Target, Timer
 from tactician.signature import OpSignature
 from tactician.tactics.cache import TimingCache
-from tactician.tactics.choose import choose_all
+from tactician.tactics.choose import choose_all, decided
 from tactician.tactics.lock import LockFile
 from tactician.tactics.measure import Measured, Measurer, Progress
 from tactician.tactics.record import Decision
@@ -87,10 +87,11 @@ def build(
     with clock("optimize"):
         stages = passes.run(network, passes.pipeline(config, plugins.passes), config.dump_stages)
         signatures = network_signatures(network)
+        lock = _read_lock(config)
     with clock("measure"):
-        measured = _measure(list(signatures.values()), devices, plugins, config, timer, progress)
+        measured = _measure(signatures, devices, plugins, config, lock, timer, progress)
     with clock("choose"):
-        decisions = _choose(signatures, measured, devices, plugins, config, selector)
+        decisions = _choose(signatures, measured, plugins, config, lock, selector)
     with clock("plan"):
         plan, weights, artifacts = _assemble(
             network, signatures, measured, decisions, devices, plugins, info, config
@@ -123,18 +124,25 @@ def _open_devices(plugins: Plugins, config: BuilderConfig, target: Target | str 
     return devices
 
 
+def _read_lock(config: BuilderConfig) -> LockFile | None:
+    """Return the lock file to replay: one must be there only if the build is to be locked."""
+    wanted = config.lock_file is not None and (config.locked or config.lock_file.exists())
+    return LockFile.load(config.lock_file) if wanted and config.lock_file else None
+
+
 def _measure(
-    signatures: Sequence[OpSignature],
+    signatures: Mapping[str, OpSignature],
     devices: Sequence[Device],
     plugins: Plugins,
     config: BuilderConfig,
+    lock: LockFile | None,
     timer: Timer | None,
     progress: Watch | None,
 ) -> dict[str, tuple[Device, Measured]]:
     """Measure every signature on the first device that has a tactic which runs it."""
     cache = TimingCache(config.timing_cache) if config.use_timing_cache else None
     results: dict[str, tuple[Device, Measured]] = {}
-    left = list(signatures)
+    left = list(signatures.values())
     for device in devices:
         measurer = Measurer(
             plugins.registry,
@@ -145,6 +153,7 @@ def _measure(
             config=config,
             hooks=plugins.hooks.filter_tactics,
             progress=progress,
+            decided=decided(signatures, lock, config),
         )
         for key, measured in measurer.measure_all(left).items():
             if key not in results or measured.usable:
@@ -158,21 +167,15 @@ def _measure(
 def _choose(
     signatures: Mapping[str, OpSignature],
     measured: Mapping[str, tuple[Device, Measured]],
-    devices: Sequence[Device],
     plugins: Plugins,
     config: BuilderConfig,
+    lock: LockFile | None,
     selector: AlgorithmSelector | None,
 ) -> list[Decision]:
     nodes: dict[str, list[str]] = defaultdict(list)
     for name, signature in signatures.items():
         nodes[signature.key].append(name)
-    lock = (
-        LockFile.load(config.lock_file)
-        if config.lock_file and (config.locked or config.lock_file.exists())
-        else None
-    )
     cache = TimingCache(config.timing_cache) if config.use_timing_cache else None
-    decisions: list[Decision] = []
     decisions = choose_all(
         {key: m for key, (_, m) in measured.items()},
         {key: tuple(names) for key, names in nodes.items()},

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import onnx
 from onnx import ModelProto, TensorProto
-
 from tactician.errors import ExternalDataError
 from tactician.tensor_checks import all_tensors, check_tensor, inner_tensors, nbytes
 
@@ -92,9 +91,13 @@ def _check(tensor: TensorProto, folder: Path | None) -> None:
 
 def _confined(where: str, location: str, folder: Path) -> Path:
     path = Path(location)
-    plain = location and not path.is_absolute() and ".." not in path.parts and not set(location) & {"\\", "\0"}
+    plain = (
+        location and not path.is_absolute() and ".." not in path.parts and not set(location) & {"\\", "\0"}
+    )
     if not plain:
-        raise ExternalDataError(f"{where}: location '{location}' is no path within the model's folder; it is not read")
+        raise ExternalDataError(
+            f"{where}: location '{location}' is no path within the model's folder; it is not read"
+        )
     full = folder / path
     if not full.resolve().is_relative_to(folder.resolve()):
         raise ExternalDataError(

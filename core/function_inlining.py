@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx
 from onnx import FunctionProto, ModelProto, NodeProto
-
 from tactician.errors import InvalidModelError
 from tactician.model_checks import all_nodes, node_text, one_line, standard
 
@@ -30,7 +29,9 @@ def inline_functions(proto: ModelProto) -> ModelProto:
     sizes: dict[_Key, int] = {}
     nodes = sum(_count(node, functions, sizes, ()) for node in all_nodes(proto.graph.node))
     if nodes > MOST_NODES:
-        raise InvalidModelError(f"inlining the model's functions would make {nodes} nodes; the limit is {MOST_NODES}")
+        raise InvalidModelError(
+            f"inlining the model's functions would make {nodes} nodes; the limit is {MOST_NODES}"
+        )
     try:
         inlined = onnx.inliner.inline_local_functions(proto, convert_version=True)
     except Exception as error:  # the inliner has no exception of its own
@@ -44,7 +45,9 @@ def inline_functions(proto: ModelProto) -> ModelProto:
     return inlined
 
 
-def _count(node: NodeProto, functions: dict[_Key, FunctionProto], sizes: dict[_Key, int], path: tuple[_Key, ...]) -> int:
+def _count(
+    node: NodeProto, functions: dict[_Key, FunctionProto], sizes: dict[_Key, int], path: tuple[_Key, ...]
+) -> int:
     """Return how many nodes ``node`` becomes; ``path`` are the functions that are being counted."""
     key = _call(node)
     function = functions.get(key)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 from onnx import ModelProto
-
 from tactician.errors import InvalidModelError, TacticianError
 from tactician.function_inlining import inline_functions
 from tactician.model_checks import check_operators, check_structure, check_versions, one_line, run_checker
@@ -61,7 +60,9 @@ def import_model(
     except MemoryError as error:
         raise InvalidModelError("the model needs more memory than there is to be read") from error
     except Exception as error:  # a damaged file can make any library below fail in any way
-        raise InvalidModelError(f"the model can't be imported: {type(error).__name__}: {one_line(error)}") from error
+        raise InvalidModelError(
+            f"the model can't be imported: {type(error).__name__}: {one_line(error)}"
+        ) from error
 
 
 def _import(file: ModelFile, shapes: Mapping[str, tuple[int, ...]], ops: Mapping[str, Op]) -> ir.Model:

@@ -8,11 +8,7 @@ from typing import Any
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto
-
 from tactician.errors import InvalidModelError, UnknownOpError
-
-OLDEST_OPSET = 7
-
 
 def check_versions(proto: ModelProto) -> None:
     """Bring the names of the standard domain to one form and check the versions that ``proto`` asks for.
@@ -20,7 +16,7 @@ def check_versions(proto: ModelProto) -> None:
     Raises
     ------
     InvalidModelError
-        If there is no IR version, a domain is imported twice, or an opset is too old or too new.
+        If there is no IR version, a domain is imported twice, or an opset is too new.
     """
     if proto.ir_version < 3:
         raise InvalidModelError(
@@ -33,10 +29,10 @@ def check_versions(proto: ModelProto) -> None:
         if domains.count(domain) > 1:
             raise InvalidModelError(f"the model imports the opset of domain '{domain or 'ai.onnx'}' twice")
     version, newest = opset_versions(proto).get(""), onnx.defs.onnx_opset_version()
-    if version is not None and not OLDEST_OPSET <= version <= newest:
+    if version is not None and not 1 <= version <= newest:
         raise InvalidModelError(
-            f"the model is of opset {version}; the installed onnx {onnx.__version__} reads {OLDEST_OPSET} to {newest}: "
-            + ("export the model again" if version < OLDEST_OPSET else "install a newer onnx")
+            f"the model is of opset {version}; the installed onnx {onnx.__version__} reads 1 to {newest}: "
+            "install a newer onnx, or export the model for an older opset"
         )
     for node in (*all_nodes(proto.graph.node), *(n for f in proto.functions for n in all_nodes(f.node))):
         node.domain = standard(node.domain)
@@ -92,10 +88,13 @@ def run_checker(proto: ModelProto) -> None:
     """
     copy = ModelProto()
     copy.CopyFrom(proto)
-    for output in copy.graph.output:
-        if output.type.WhichOneof("value") is None:
+    for value in (*copy.graph.input, *copy.graph.output):
+        if value.type.WhichOneof("value") is None and value in copy.graph.output:
             # outputs of plugins' operators get their type by inference, later
-            output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        if value.type.HasField("tensor_type"):
+            # a rank may be unknown; the checker wants a shape all the same
+            value.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(copy)
     except onnx.checker.ValidationError as error:
@@ -142,7 +141,9 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def _near(op_type: str, ops: Mapping[str, Any]) -> str:
-    known = {schema.name for schema in onnx.defs.get_all_schemas()} | {name.partition("::")[2] for name in ops}
+    known = {schema.name for schema in onnx.defs.get_all_schemas()} | {
+        name.partition("::")[2] for name in ops
+    }
     near = difflib.get_close_matches(op_type, known, 3)
     return f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
 
@@ -163,7 +164,9 @@ def _check_graph(graph: GraphProto, outer: Collection[str], where: str) -> None:
             _check_graph(inner, scope, f"a subgraph of {node_text(node)}")
     for output in graph.output:
         if output.name not in scope:
-            raise InvalidModelError(f"output '{output.name}' of {where} is computed by no node{_close(output.name, scope)}")
+            raise InvalidModelError(
+                f"output '{output.name}' of {where} is computed by no node{_close(output.name, scope)}"
+            )
     _sort(graph, made_by)
 
 
@@ -171,11 +174,15 @@ def _defined(graph: GraphProto, where: str) -> set[str]:
     """Return the names of inputs and initializers; none may be defined twice, by nodes neither."""
     inputs = [_named(v.name, where) for v in graph.input]
     initializers = [_named(t.name, where) for t in graph.initializer]
-    for names, what in ((inputs, "inputs"), (initializers, "initializers"), ([o.name for o in graph.output], "outputs")):
+    for names, what in (
+        (inputs, "inputs"),
+        (initializers, "initializers"),
+        ([o.name for o in graph.output], "outputs"),
+    ):
         if len(set(names)) != len(names):
             twice = next(n for n in names if names.count(n) > 1)
             raise InvalidModelError(f"two {what} of {where} are called '{twice}'")
-    owner = {name: "an input or initializer" for name in (*inputs, *initializers)}
+    owner = dict.fromkeys((*inputs, *initializers), "an input or initializer")
     for node in graph.node:
         for name in filter(None, node.output):
             if _named(name, where) in owner:

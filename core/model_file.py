@@ -12,7 +12,6 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto
-
 from tactician.errors import InvalidModelError
 from tactician.external_data import check_external_data, internalize, is_external
 from tactician.network_builder import Network
@@ -51,7 +50,9 @@ def read_model(source: Any) -> ModelFile:
     if isinstance(source, Network):
         source = source.model
     if isinstance(source, ir.Model):
-        return _from_network(source)
+        file = without_weights(source)
+        check_tensors(file.proto)
+        return file
     folder = None
     if isinstance(source, ModelProto):
         proto = ModelProto()
@@ -71,6 +72,45 @@ def read_model(source: Any) -> ModelFile:
     check_tensors(proto)
     internalize(proto, folder)
     return ModelFile(proto, _take_weights(proto, folder))
+
+
+def without_weights(source: ir.Model) -> ModelFile:
+    """Return ``source`` with its weights as they are; only the rest is serialized.
+
+    Raises
+    ------
+    InvalidModelError
+        If an initializer has no data, or the network can't be written as ONNX.
+    """
+    model = source.clone()
+    weights: dict[str, ir.TensorProtocol] = {}
+    for value in list(model.graph.initializers.values()):
+        tensor = value.const_value
+        if tensor is None:
+            raise InvalidModelError(f"initializer '{value.name}' has no data")
+        value.shape, value.type = ir.Shape(tensor.shape), ir.TensorType(tensor.dtype)
+        if tensor.nbytes > SMALL_BYTES:
+            weights[value.name or ""] = tensor
+            del model.graph.initializers[value.name or ""]
+            if not value.is_graph_input():
+                model.graph.inputs.append(value)
+    try:
+        proto = ir.serde.serialize_model(model)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidModelError(f"the network can't be written as ONNX: {error}") from error
+    return ModelFile(proto, weights)
+
+
+def all_graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """Return ``graph`` and all graphs within its nodes, outer before inner."""
+    found = [graph]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                found += all_graphs(attribute.g)
+            for inner in attribute.graphs:
+                found += all_graphs(inner)
+    return found
 
 
 def _read_file(path: Path) -> bytes:
@@ -99,28 +139,6 @@ def _parse(data: bytes, what: str) -> ModelProto:
     return proto
 
 
-def _from_network(source: ir.Model) -> ModelFile:
-    """Take the weights of a network as they are; only the rest is serialized."""
-    model = source.clone()
-    weights: dict[str, ir.TensorProtocol] = {}
-    for value in list(model.graph.initializers.values()):
-        tensor = value.const_value
-        if tensor is None:
-            raise InvalidModelError(f"initializer '{value.name}' has no data")
-        value.shape, value.type = ir.Shape(tensor.shape), ir.TensorType(tensor.dtype)
-        if tensor.nbytes > SMALL_BYTES:
-            weights[value.name or ""] = tensor
-            del model.graph.initializers[value.name or ""]
-            if not value.is_graph_input():
-                model.graph.inputs.append(value)
-    try:
-        proto = ir.serde.serialize_model(model)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InvalidModelError(f"the network can't be written as ONNX: {error}") from error
-    check_tensors(proto)
-    return ModelFile(proto, weights)
-
-
 def _make_dense(proto: ModelProto) -> None:
     """Turn sparse initializers and constants into dense ones: no runtime has kernels for them."""
     for graph in all_graphs(proto.graph):
@@ -133,18 +151,6 @@ def _make_dense(proto: ModelProto) -> None:
                     attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
 
 
-def all_graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
-    """Return ``graph`` and all graphs within its nodes, outer before inner."""
-    found = [graph]
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                found += all_graphs(attribute.g)
-            for inner in attribute.graphs:
-                found += all_graphs(inner)
-    return found
-
-
 def _take_weights(proto: ModelProto, folder: Path | None) -> dict[str, ir.TensorProtocol]:
     """Make inputs of the large initializers of ``proto`` and return their tensors."""
     weights: dict[str, ir.TensorProtocol] = {}
@@ -152,7 +158,9 @@ def _take_weights(proto: ModelProto, folder: Path | None) -> dict[str, ir.Tensor
     present = {value.name for value in proto.graph.input}
     for tensor in proto.graph.initializer:
         if not tensor.name or tensor.name in weights or any(t.name == tensor.name for t in small):
-            raise InvalidModelError(f"two initializers are called '{tensor.name}', or it has no name; rename one")
+            raise InvalidModelError(
+                f"two initializers are called '{tensor.name}', or it has no name; rename one"
+            )
         if not is_external(tensor) and tensor.ByteSize() <= SMALL_BYTES:
             small.append(tensor)
             continue

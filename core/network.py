@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-
+from tactician.function_body import canonical_body
 from tactician.network_builder import Network
 from tactician.signature import (
     AttributeValue,
@@ -31,6 +31,10 @@ __all__ = [
 
 MAX_CONSTANT_BYTES = 4096
 """Constants larger than this are weights: their values are not read for a signature."""
+
+
+DATA_DEPENDENT_OPS = frozenset({"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"})
+"""Operators whose output shapes depend on the values of their inputs."""
 
 
 def signatures(model: ir.Model) -> dict[str, OpSignature]:
@@ -60,9 +64,7 @@ def signature_of(node: ir.Node, model: ir.Model) -> OpSignature:
         inputs=tuple(None if v is None else _known_type(v) for v in inputs),
         outputs=tuple(_output_type(v) for v in node.outputs),
         constants=tuple(None if v is None else _constant(v) for v in inputs),
-        body=None
-        if function is None
-        else ir.serde.serialize_function(function).SerializeToString(deterministic=True),
+        body=None if function is None else canonical_body(function),
     )
 
 
@@ -78,7 +80,7 @@ def captured_values(node: ir.Node) -> list[ir.Value]:
     its nodes in order, of each node first its inputs and then its own subgraphs, at last the graph's outputs.
     """
     found: dict[str, ir.Value] = {}
-    for _, attribute in sorted(node.attributes.items()):
+    for _, attribute in sorted(node.attributes.items(), key=_by_name):
         for graph in _graphs(attribute):
             for value in _captured(graph, frozenset()):
                 found.setdefault(value.name or "", value)
@@ -90,12 +92,28 @@ def tensor_type(value: ir.Value) -> TensorType | None:
     if value.const_value is not None:
         # a folded value keeps the type that inference had guessed; the constant itself knows better
         return _type(ir.TensorType(value.const_value.dtype), value.const_value.shape)
-    return None if value.type is None else _type(value.type, value.shape)
+    if value.type is None:
+        return None
+    known = _type(value.type, value.shape)
+    node = value.producer()
+    if (
+        node is not None
+        and node.op_type in DATA_DEPENDENT_OPS
+        and domain_of(node) == "ai.onnx"
+        and known.shape
+    ):
+        # a model may declare what came out once; what comes out next depends on the data
+        return TensorType(known.dtype, (None,) * len(known.shape))
+    return known
 
 
 def domain_of(node: ir.Node) -> str:
     """Return the domain of ``node``, ``"ai.onnx"`` for the standard one."""
     return node.domain or "ai.onnx"
+
+
+def _by_name(item: tuple[str, ir.Attr]) -> str:
+    return item[0]
 
 
 def _known_type(value: ir.Value) -> TensorType:
@@ -150,13 +168,8 @@ def _attribute(attribute: ir.Attr) -> AttributeValue:
             return tuple(_string(v) for v in value)
     proto = ir.serde.serialize_attribute(attribute)
     name = kind.name.lower()
-    fields = {"tensor": "t", "graph": "g", "sparse_tensor": "sparse_tensor", "type_proto": "tp"}
-    single = fields.get(name)
-    items = (
-        [getattr(proto, single)]
-        if single
-        else list(getattr(proto, name if name != "type_protos" else "type_protos"))
-    )
+    single = {"tensor": "t", "graph": "g", "sparse_tensor": "sparse_tensor", "type_proto": "tp"}.get(name)
+    items = [getattr(proto, single)] if single else list(getattr(proto, name))
     return Blob(name, tuple(item.SerializeToString(deterministic=True) for item in items))
 
 

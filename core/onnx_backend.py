@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx.backend.base import Backend, BackendRep, Device, DeviceType
-
 from tactician.builder import build
 from tactician.config import BuilderConfig
 from tactician.runtime.session import Session
@@ -43,7 +42,9 @@ class TacticianBackend(Backend):
         return TacticianRep(Session(build(model, cls.config, target=TARGETS[Device(device).type])))
 
     @classmethod
-    def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:
+    def run_model(
+        cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any
+    ) -> tuple[Any, ...]:
         """Build ``model`` and run it once."""
         return cls.prepare(model, device).run(inputs)
 

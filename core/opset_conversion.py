@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx
 from onnx import ModelProto
-
 from tactician.errors import InvalidModelError
 from tactician.model_checks import all_nodes, check_structure, one_line, opset_versions, run_checker
 
@@ -14,18 +13,29 @@ BASELINE = 18
 NOTE = "tactician.opset"
 """Key of the model's metadata under which a model that stays as it is says why."""
 
-MISCONVERTED: dict[str, int] = {}
+OLDEST_KEPT = 7
+"""Models of older opsets must be convertible: nothing has kernels for these."""
+
+MISCONVERTED = {"Scan": 9}
 """Operators whose conversion changes their meaning, with the opset that it happens at."""
 
 
 def modernize(proto: ModelProto) -> ModelProto:
-    """Return ``proto`` at the baseline opset or, where the converter can't do it right, as it is, with a note in its metadata."""
+    """Return ``proto`` at the baseline opset or, where the converter can't do it right, as it is, with a note in its metadata.
+
+    Raises
+    ------
+    InvalidModelError
+        If it can't be converted and is older than ``OLDEST_KEPT``.
+    """
     version = opset_versions(proto).get("")
     if version is None or version >= BASELINE:
         return proto
     try:
         converted = _convert(proto, version)
-    except Exception as error:  # the converter names its own gaps by all kinds of exceptions; the model is right as it is
+    except (
+        Exception
+    ) as error:  # the converter names its own gaps by all kinds of exceptions; the model is right as it is
         entry = proto.metadata_props.add()
         entry.key, entry.value = NOTE, f"kept at opset {version}: {one_line(error, 200)}"
         return proto

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from onnx import ModelProto, ValueInfoProto
-
 from tactician.errors import ShapeError
 
 
@@ -27,7 +26,9 @@ def bind_shapes(proto: ModelProto, shapes: Mapping[str, tuple[int, ...]], inputs
             near = difflib.get_close_matches(name, values, 1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
             listed = ", ".join(f"{n} {_text(present_dims(v))}" for n, v in values.items())
-            raise ShapeError(f"shapes are given for '{name}', but the model has no such input{hint}; its inputs are {listed}")
+            raise ShapeError(
+                f"shapes are given for '{name}', but the model has no such input{hint}; its inputs are {listed}"
+            )
         _bind(values[name], tuple(dims), symbols)
     for value in (*proto.graph.input, *proto.graph.output):
         for dim in value.type.tensor_type.shape.dim:
@@ -53,7 +54,9 @@ def _bind(value: ValueInfoProto, dims: tuple[int, ...], symbols: dict[str, tuple
     if not value.type.HasField("tensor_type"):
         raise ShapeError(f"{where} is no tensor; it has no shape that could be given")
     if any(want < 0 for want in dims):
-        raise ShapeError(f"{where}: shape {list(dims)} has a negative dimension; give each one as a number from 0 up")
+        raise ShapeError(
+            f"{where}: shape {list(dims)} has a negative dimension; give each one as a number from 0 up"
+        )
     present = present_dims(value)
     if present is not None and len(present) != len(dims):
         raise ShapeError(
@@ -84,4 +87,6 @@ def _text(dims: Sequence[int | str] | None) -> str:
 
 
 def _usage(name: str, present: Sequence[int | str] | None) -> str:
-    return f"--shapes {name}:{'x'.join(str(d).upper() if isinstance(d, str) else str(d) for d in present or ())}"
+    return (
+        f"--shapes {name}:{'x'.join(str(d).upper() if isinstance(d, str) else str(d) for d in present or ())}"
+    )

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto, numpy_helper
-
 from tactician.model_checks import node_text, one_line, opset_versions, subgraphs
 from tactician.tensor_checks import type_name
 
@@ -29,7 +28,11 @@ class Types:
     def of(cls, proto: ModelProto) -> Types:
         """Return what ``proto`` says of its values."""
         graph = proto.graph
-        types = {v.name: v.type for v in (*graph.input, *graph.value_info, *graph.output) if v.type.WhichOneof("value")}
+        types = {
+            v.name: v.type
+            for v in (*graph.input, *graph.value_info, *graph.output)
+            if v.type.WhichOneof("value")
+        }
         for tensor in graph.initializer:
             types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, tuple(tensor.dims))
         constants = {t.name: t for t in graph.initializer}
@@ -53,7 +56,10 @@ class Types:
         element = type_name(kind.tensor_type.elem_type) if kind.tensor_type.elem_type else ""
         if not kind.tensor_type.HasField("shape"):
             return f"'{name}' {element}"
-        dims = [str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in kind.tensor_type.shape.dim]
+        dims = [
+            str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?"
+            for d in kind.tensor_type.shape.dim
+        ]
         return f"'{name}' {element}[{', '.join(dims)}]"
 
 
@@ -148,7 +154,9 @@ def _broadcast(node: NodeProto, types: Types) -> str | None:
 def _broadcast_reason(node: NodeProto, types: Types, a: list[int | None], b: list[int | None]) -> str | None:
     for p, q in zip(reversed(a), reversed(b), strict=False):
         if _differ(p, q) and 1 not in (p, q):
-            return f"{types.text(node.input[0])} and {types.text(node.input[1])} do not broadcast: {p} meets {q}"
+            return (
+                f"{types.text(node.input[0])} and {types.text(node.input[1])} do not broadcast: {p} meets {q}"
+            )
     return None
 
 
@@ -161,7 +169,9 @@ def _concat(node: NodeProto, types: Types) -> str | None:
     for name, dims in known[1:]:
         same_rank = len(dims) == len(reference)
         at = axis % len(dims) if dims else 0
-        if not same_rank or any(_differ(p, q) for i, (p, q) in enumerate(zip_longest(reference, dims)) if i != at):
+        if not same_rank or any(
+            _differ(p, q) for i, (p, q) in enumerate(zip_longest(reference, dims)) if i != at
+        ):
             return f"{types.text(first)} and {types.text(name)} do not fit along axis {axis}: only that dimension may differ"
     return None
 
@@ -177,7 +187,11 @@ def _reshape(node: NodeProto, types: Types) -> str | None:
     total = int(np.prod([d or 0 for d in x], dtype=object)) if x else 1
     rest = int(np.prod([d or 0 for d in dims if d != -1], dtype=object)) if dims else 1
     fits = (total % rest == 0 if rest else total == 0) if -1 in dims else total == rest
-    return None if fits else f"{types.text(node.input[0])} has {total} elements; they do not fill the shape {wanted}"
+    return (
+        None
+        if fits
+        else f"{types.text(node.input[0])} has {total} elements; they do not fill the shape {wanted}"
+    )
 
 
 def _two(node: NodeProto, types: Types) -> tuple[Dims, Dims]:
@@ -202,7 +216,21 @@ def _show(dims: list[int | None]) -> str:
     return f"[{', '.join('?' if d is None else str(d) for d in dims)}]"
 
 
-_BROADCASTING = ("Add", "Sub", "Mul", "Div", "Pow", "Equal", "Greater", "Less", "And", "Or", "Xor", "Mod", "PRelu")
+_BROADCASTING = (
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Equal",
+    "Greater",
+    "Less",
+    "And",
+    "Or",
+    "Xor",
+    "Mod",
+    "PRelu",
+)
 _RULES: dict[str, Callable[[NodeProto, Types], Any]] = {
     "Conv": _conv,
     "ConvTranspose": _conv,

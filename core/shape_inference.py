@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -10,12 +11,14 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 from onnx import ModelProto, ValueInfoProto
-
 from tactician.errors import InvalidModelError, ShapeError
 from tactician.model_checks import all_nodes, node_text, one_line
+from tactician.model_file import without_weights
 from tactician.shape_errors import Types, find_clash
 from tactician.signature import TensorType
 from tactician.tensor_checks import bits
+
+logger = logging.getLogger(__name__)
 
 _MOST_ROUNDS = 64
 """Plugins' operators that feed each other are inferred one after the other, this often at most."""
@@ -45,6 +48,42 @@ def infer_types(proto: ModelProto, ops: Mapping[str, Any]) -> ModelProto:
     return result
 
 
+def refresh_types(model: ir.Model) -> None:
+    """Infer the types of ``model`` anew, in place, where they are not fully known: a pass has made more known."""
+    values = [v for node in model.graph for v in node.outputs if v.name]
+    waiting = {v.name: v for v in values if v.type is None or not _is_static(v)}
+    if not waiting:
+        return
+    proto = without_weights(model).proto
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except Exception as error:  # types stay as they were
+        logger.debug("types are not refreshed: %s", error)
+        return
+    for info in (*inferred.graph.value_info, *inferred.graph.output):
+        value = waiting.get(info.name)
+        if value is None or info.type.WhichOneof("value") is None:
+            continue
+        value.type = value.type or ir.serde.deserialize_type_proto_for_type(info.type)
+        shape = ir.serde.deserialize_type_proto_for_shape(info.type)
+        if shape is not None:
+            value.shape = _merged(value.shape, shape)
+
+
+def _is_static(value: ir.Value) -> bool:
+    return value.shape is not None and all(isinstance(d, int) for d in value.shape)
+
+
+def _merged(old: ir.Shape | None, new: ir.Shape) -> ir.Shape:
+    if old is None or len(old) != len(new):
+        return new
+    return ir.Shape([n if isinstance(n, int) or _unknown(o) else o for o, n in zip(old, new, strict=True)])
+
+
+def _unknown(dim: Any) -> bool:
+    return not isinstance(dim, int) and dim.value is None
+
+
 def _infer(proto: ModelProto) -> ModelProto:
     clear = proto
     try:
@@ -53,7 +92,9 @@ def _infer(proto: ModelProto) -> ModelProto:
     except Exception:  # strict inference also fails where nothing is wrong: at types that are not known
         clear = _without_declared(proto)
         try:
-            result = onnx.shape_inference.infer_shapes(clear, check_type=False, strict_mode=False, data_prop=True)
+            result = onnx.shape_inference.infer_shapes(
+                clear, check_type=False, strict_mode=False, data_prop=True
+            )
         except Exception as error:
             raise InvalidModelError(f"shapes can't be inferred: {one_line(error)}") from error
         thorough = True
@@ -68,7 +109,9 @@ def _without_declared(proto: ModelProto) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(proto)
     custom = {name for node in all_nodes(proto.graph.node) if node.domain for name in node.output}
-    kept = [ValueInfoProto.FromString(v.SerializeToString()) for v in proto.graph.value_info if v.name in custom]
+    kept = [
+        ValueInfoProto.FromString(v.SerializeToString()) for v in proto.graph.value_info if v.name in custom
+    ]
     del copy.graph.value_info[:]
     copy.graph.value_info.extend(kept)
     for output in copy.graph.output:
@@ -102,7 +145,9 @@ def _infer_custom(proto: ModelProto, ops: Mapping[str, Any]) -> bool:
         try:
             types = tuple(ops[signature.op].infer(signature))
         except Exception as error:
-            raise ShapeError(f"{where}: its plugin can't infer the outputs of {signature}: {one_line(error)}") from error
+            raise ShapeError(
+                f"{where}: its plugin can't infer the outputs of {signature}: {one_line(error)}"
+            ) from error
         if len(types) < len(outputs):
             raise ShapeError(f"{where}: its plugin infers {len(types)} outputs, the node has {len(outputs)}")
         for name, inferred in zip(outputs, types, strict=False):

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
-
 from tactician.errors import InvalidModelError
 
 LARGEST_DENSE = 2**28
@@ -53,7 +52,9 @@ def check_tensor(tensor: TensorProto) -> None:
     if any(extent < 0 for extent in tensor.dims):
         raise InvalidModelError(f"{where} has a negative dimension: {list(tensor.dims)}")
     if tensor.data_type not in TensorProto.DataType.values() or tensor.data_type == TensorProto.UNDEFINED:
-        raise InvalidModelError(f"{where} has element type {tensor.data_type}, which this version of onnx does not know")
+        raise InvalidModelError(
+            f"{where} has element type {tensor.data_type}, which this version of onnx does not know"
+        )
     if tensor.data_location == TensorProto.EXTERNAL:
         return
     count = math.prod(tensor.dims)
@@ -112,8 +113,17 @@ def dense(sparse: SparseTensorProto, name: str) -> TensorProto:
         raise InvalidModelError(f"sparse tensor '{name}' of shape {dims} is too large to be made dense")
     values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
     bounds = np.array(dims if indices.ndim == 2 else [size])
-    if indices.ndim not in (1, 2) or len(indices) != len(values) or (
-        indices.size and (indices.reshape(len(indices), -1).shape[1] != len(bounds) or (indices < 0).any() or (indices >= bounds).any())
+    if (
+        indices.ndim not in (1, 2)
+        or len(indices) != len(values)
+        or (
+            indices.size
+            and (
+                indices.reshape(len(indices), -1).shape[1] != len(bounds)
+                or (indices < 0).any()
+                or (indices >= bounds).any()
+            )
+        )
     ):
         raise InvalidModelError(f"sparse tensor '{name}' of shape {dims} has indices out of range")
     result = np.zeros(size, values.dtype)

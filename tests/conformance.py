@@ -44,7 +44,7 @@ class Case:
         names = [v.name for v in model.graph.input]
         if not isinstance(self.source, Path):
             for inputs, outputs in self.source.data_sets:
-                yield dict(zip(names, inputs, strict=False)), list(outputs)
+                yield dict(zip(names, map(_value, inputs), strict=False)), [_value(o) for o in outputs]
             return
         for folder in sorted(self.source.glob("test_data_set_*")):
             inputs = [_read(p, v.type) for p, v in zip(_files(folder, "input"), model.graph.input, strict=False)]
@@ -119,6 +119,11 @@ def _runner(model: onnx.ModelProto, target: str) -> Any:
 
 def _files(folder: Path, kind: str) -> list[Path]:
     return sorted(folder.glob(f"{kind}_*.pb"), key=lambda p: int(p.stem.split("_")[1]))
+
+
+def _value(value: Any) -> Any:
+    """Return what the suite gives as a TensorProto (types that NumPy lacks) as an array."""
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 
 def _read(path: Path, kind: onnx.TypeProto) -> Any:

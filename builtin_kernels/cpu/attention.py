@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from tactician.builtin_kernels.cpu.numpy_tactic import FLOATS, Array, BlasTactic, Kernel, decline_types, wide
+from tactician.builtin_kernels.cpu.numpy_tactic import STEPWISE, Array, BlasTactic, Kernel, decline_types, wide
 from tactician.plugins.target import Device
 from tactician.signature import OpSignature
 from tactician.tactics.tactic import Tactic
@@ -38,7 +38,7 @@ class NumpyAttention(BlasTactic):
             mask.rank is None or (mask.is_static and y.is_static and mask.dims[-1] != y.dims[-2])
         ):
             return "a mask shorter than the keys is not implemented"
-        return decline_types(signature, FLOATS)
+        return decline_types(signature, STEPWISE)
 
     def kernel(self, signature: OpSignature, device: Device) -> Kernel:
         """Return the attention, computed in float32 for narrower types."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from tactician.builtin_kernels.cpu.numpy_tactic import (
-    FLOATS,
+    STEPWISE,
     NARROW,
     BlasTactic,
     Kernel,
@@ -30,7 +30,7 @@ class NumpyMatMul(BlasTactic):
 
     def decline(self, signature: OpSignature, device: Device) -> str | None:
         """Decline integers, which NumPy multiplies without BLAS."""
-        return decline_types(signature, FLOATS, (0, 1))
+        return decline_types(signature, STEPWISE, (0, 1))
 
     def kernel(self, signature: OpSignature, device: Device) -> Kernel:
         """Return the product, in place for fp32 and fp64; a batch times one matrix is one product."""
@@ -59,7 +59,7 @@ class NumpyGemm(BlasTactic):
 
     def decline(self, signature: OpSignature, device: Device) -> str | None:
         """Decline integers, which NumPy multiplies without BLAS."""
-        return decline_types(signature, FLOATS)
+        return decline_types(signature, STEPWISE)
 
     def kernel(self, signature: OpSignature, device: Device) -> Kernel:
         """Return alpha A B + beta C, with A and B transposed as asked."""

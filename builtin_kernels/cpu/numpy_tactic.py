@@ -22,6 +22,8 @@ Outputs are None where they are absent or where their shape is known only after 
 NARROW = ("float16", "bfloat16")
 """Floats that are computed in ``float32``."""
 FLOATS = ("float32", "float64", *NARROW)
+STEPWISE = ("float32", "float64", "float16")
+"""Floats of products; ONNX's reference rounds bfloat16 at every step, which a sum in ``float32`` does not."""
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 NUMBERS = (*FLOATS, *INTEGERS)
 

@@ -28,7 +28,8 @@ class GeometryError(Exception):
 class Window:
     """A window that slides over an input: one entry for each of the three spatial dimensions.
 
-    ``before`` is the padding in front; what lies behind follows from ``out``, the number of windows.
+    ``before`` and ``after`` are the padding, ``out`` the number of windows, which with ``ceil_mode`` may reach
+    even further.
     """
 
     size: Shape
@@ -36,6 +37,7 @@ class Window:
     strides: Shape
     dilations: Shape
     before: Shape
+    after: Shape
     out: Shape
 
     @property
@@ -173,13 +175,13 @@ def window_of(signature: OpSignature, kernel: Sequence[int], size: Sequence[int]
     auto = _text(signature.attribute("auto_pad", "NOTSET"))
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         total = [max(0, (ceil_div(n, s) - 1) * s + span - n) for n, s, span in zip(size, strides, spans, strict=True)]
-        before = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in total]
-        pads = (*before, *(t - b for t, b in zip(total, before, strict=True)))
+        small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+        pads = (*small, *large) if auto == "SAME_UPPER" else (*large, *small)
     elif auto == "VALID":
         pads = (0,) * (2 * rank)
     elif auto not in ("", "NOTSET"):
         raise GeometryError(f"auto_pad '{auto}' is not known")
-    before, after = list(pads[:rank]), pads[rank:]
+    before, after = pads[:rank], pads[rank:]
     ceil = bool(signature.attribute("ceil_mode", 0))
     out = [_windows(*numbers, ceil) for numbers in zip(size, before, after, strides, spans, strict=True)]
     pad = 3 - rank
@@ -187,7 +189,15 @@ def window_of(signature: OpSignature, kernel: Sequence[int], size: Sequence[int]
     def three(values: Sequence[int], fill: int) -> Shape:
         return (fill,) * pad + tuple(values)
 
-    return Window(three(size, 1), three(kernel, 1), three(strides, 1), three(dilations, 1), three(before, 0), three(out, 1))
+    return Window(
+        three(size, 1),
+        three(kernel, 1),
+        three(strides, 1),
+        three(dilations, 1),
+        three(before, 0),
+        three(after, 0),
+        three(out, 1),
+    )
 
 
 def _conv(signature: OpSignature, x: TensorType, w: TensorType) -> ConvProblem:

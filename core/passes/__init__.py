@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import onnx_ir as ir
-
 from tactician.config import BuilderConfig
-from tactician.errors import ConfigError
+from tactician.errors import ConfigError, PluginError
 from tactician.passes.fold_batch_norm import FoldBatchNorm
 from tactician.passes.fold_constants import FoldConstants
+from tactician.passes.lift_constants import LiftConstants
+from tactician.passes.merge_common import MergeCommon
+from tactician.passes.remove_dead import RemoveDead
 from tactician.passes.remove_no_ops import RemoveNoOps
-from tactician.passes.tidy import LiftConstants, MergeCommon, RemoveDead
-from tactician.plan import StageReport
+from tactician.stages import StageReport
+
+__all__ = ["Pass", "StageReport", "pass_name", "pipeline", "run", "save_stage"]
 
 Pass: TypeAlias = ir.passes.PassBase
 """A pass: onnx_ir's own contract. Its ``name`` attribute is what ``--without`` takes; else the class name is."""
 
+INLINE_BYTES = 1 << 30
+"""Networks with more weights than this are written with their weights in a file of their own."""
+
 
 def pipeline(config: BuilderConfig, extra: Sequence[Pass] = ()) -> list[Pass]:
-    """Return the passes in order, without those that ``config.without`` names.
+    """Return the passes in order, ``extra`` (of plugins) last, without those that ``config.without`` names.
 
     Raises
     ------
@@ -41,24 +48,92 @@ def pipeline(config: BuilderConfig, extra: Sequence[Pass] = ()) -> list[Pass]:
     names = [pass_name(step) for step in steps]
     for name in config.without:
         if name not in names:
-            raise ConfigError(f"--without {name}: there is no such pass; the passes are {', '.join(names)}")
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            raise ConfigError(
+                f"--without {name}: there is no such pass{hint}; the passes are {', '.join(names)}"
+            )
     return [step for step, name in zip(steps, names, strict=True) if name not in config.without]
 
 
-def run(model: ir.Model, steps: Sequence[Pass], dump_stages: Path | None = None) -> list[StageReport]:
-    """Run ``steps`` on ``model`` in place, write it after each to ``dump_stages`` if given, and report."""
+def run(
+    model: ir.Model,
+    passes: Sequence[Pass],
+    dump_stages: Path | None = None,
+    on_stage: Callable[[StageReport], None] | None = None,
+) -> list[StageReport]:
+    """Run ``passes`` on ``model`` in place and report what each did.
+
+    Parameters
+    ----------
+    dump_stages
+        Folder to which the network is written after every pass, as ``NN_name.onnx``.
+    on_stage
+        Called after every pass.
+
+    Raises
+    ------
+    PluginError
+        If a plugin's pass fails.
+    """
     reports = []
-    for number, step in enumerate(steps):
-        before, start = model.graph.num_nodes(), time.perf_counter()
-        step(model)
-        name = pass_name(step)
-        reports.append(StageReport(name, before, model.graph.num_nodes(), time.perf_counter() - start))
+    for number, step in enumerate(passes):
+        name, before, start = pass_name(step), model.graph.num_nodes(), time.perf_counter()
+        _run_one(step, model)
+        _name_nodes(model)
+        report = StageReport(name, before, model.graph.num_nodes(), time.perf_counter() - start)
+        reports.append(report)
         if dump_stages is not None:
-            dump_stages.mkdir(parents=True, exist_ok=True)
-            ir.save(model, dump_stages / f"{number:02d}_{name}.onnx")
+            save_stage(model, dump_stages / f"{number:02d}_{name}.onnx")
+        if on_stage is not None:
+            on_stage(report)
     return reports
 
 
 def pass_name(step: Pass) -> str:
     """Return the name that ``--without`` knows ``step`` by."""
     return str(getattr(step, "name", type(step).__name__))
+
+
+def save_stage(model: ir.Model, path: Path) -> None:
+    """Write ``model`` as an ONNX file, with its weights beside it where they are many or lie in files already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    outside = (
+        any(isinstance(t, ir.ExternalTensor) for t in tensors)
+        or sum(t.nbytes for t in tensors) > INLINE_BYTES
+    )
+    ir.save(model, path, external_data=f"{path.name}.weights" if outside else None)
+
+
+def _run_one(step: Pass, model: ir.Model) -> None:
+    try:
+        result = step(model)
+    except Exception as error:
+        if type(step).__module__.startswith("tactician.passes"):
+            raise
+        raise PluginError(
+            f"pass '{pass_name(step)}' of {type(step).__module__} failed: {type(error).__name__}: {error}; "
+            f"build with --without {pass_name(step)}, or fix the plugin"
+        ) from error
+    if result.model is not model:
+        raise PluginError(
+            f"pass '{pass_name(step)}' returned another model; it must work in place (ir.passes.InPlacePass)"
+        )
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Name the nodes that a pass has made, uniquely; the others keep their names."""
+    taken: set[str] = set()
+    unnamed = []
+    for node in model.graph:
+        if not node.name or node.name in taken:
+            unnamed.append(node)
+        else:
+            taken.add(node.name)
+    count = 0
+    for node in unnamed:
+        while (name := f"{node.op_type}_new_{count}") in taken:
+            count += 1
+        node.name = name
+        taken.add(name)

@@ -3,22 +3,52 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from tactician.passes.quiet import quiet
 
 NEVER = frozenset(
     # different at every run
-    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
+    (
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+        "Dropout",
+    )
     # a quantized constant is kept small on purpose
     + ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
     # heavy, and seldom constant: kernels are faster than the reference
-    + ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv", "MaxPool", "AveragePool", "LpPool", "MaxUnpool")
-    + ("LSTM", "GRU", "RNN", "Resize", "Upsample", "GridSample", "ImageDecoder", "STFT", "DFT", "RoiAlign", "MaxRoiPool")
+    + (
+        "Conv",
+        "ConvTranspose",
+        "ConvInteger",
+        "QLinearConv",
+        "DeformConv",
+        "MaxPool",
+        "AveragePool",
+        "LpPool",
+        "MaxUnpool",
+    )
+    + (
+        "LSTM",
+        "GRU",
+        "RNN",
+        "Resize",
+        "Upsample",
+        "GridSample",
+        "ImageDecoder",
+        "STFT",
+        "DFT",
+        "RoiAlign",
+        "MaxRoiPool",
+    )
     + ("NonMaxSuppression", "Attention", "Einsum", "Det")
 )
 _FLATTENING = ("Softmax", "LogSoftmax", "Hardmax")
@@ -76,10 +106,14 @@ def evaluate(node: ir.Node, versions: Mapping[str, int]) -> list[ir.TensorProtoc
     )
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in versions.items()]
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            results = iter(ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports)).run(None, feeds))
-        return [_checked(value, next(results)) if name else ir.tensor(0) for value, name in zip(node.outputs, proto.output, strict=True)]
+        with quiet():
+            results = iter(
+                ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports)).run(None, feeds)
+            )
+        return [
+            _checked(value, next(results)) if name else ir.tensor(0)
+            for value, name in zip(node.outputs, proto.output, strict=True)
+        ]
     except Exception:  # of many types; the node stays, and a kernel computes it at run time
         return None
 
@@ -127,7 +161,11 @@ def _inferred(node: ir.Node, versions: Mapping[str, int]) -> list[int | None]:
     for value in node.outputs:
         kind = found.get(value.name or "")
         shape = None if kind is None else ir.serde.deserialize_type_proto_for_shape(kind)
-        dtype = None if kind is None or not kind.HasField("tensor_type") else ir.DataType(kind.tensor_type.elem_type)
+        dtype = (
+            None
+            if kind is None or not kind.HasField("tensor_type")
+            else ir.DataType(kind.tensor_type.elem_type)
+        )
         sizes.append(_bytes(dtype, shape))
     return sizes
 

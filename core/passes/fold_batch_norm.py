@@ -80,7 +80,9 @@ def _scale_weight(node: ir.Node, weight: Array, scale: Array) -> Array | None:
             scale = scale.reshape(groups, 1, -1) if scale.size == groups * weight.shape[1] else scale
             if scale.ndim != 3:
                 return None
-            return np.asarray((grouped * scale.reshape(*scale.shape, *[1] * (weight.ndim - 2))).reshape(weight.shape))
+            return np.asarray(
+                (grouped * scale.reshape(*scale.shape, *[1] * (weight.ndim - 2))).reshape(weight.shape)
+            )
         case _:
             grouped = weight[None]
             axis = 1 if _int(node, "transB", 0) else 2
@@ -97,7 +99,10 @@ def _replace(linear: ir.Node, norm: ir.Node, weight: Array, bias: Array, graph: 
         raise ValueError("asked before")
     dtype = source.dtype
     stem = linear.outputs[0].name
-    new = [_initializer(f"{stem}/{part}", array, dtype, graph) for part, array in (("weight", weight), ("bias", bias))]
+    new = [
+        _initializer(f"{stem}/{part}", array, dtype, graph)
+        for part, array in (("weight", weight), ("bias", bias))
+    ]
     linear.resize_inputs(3)
     linear.replace_input_with(1, new[0])
     linear.replace_input_with(2, new[1])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-
 from tactician.passes.evaluate import evaluate, may_be_computed, result_bytes
 from tactician.passes.lift_constants import LiftConstants, make_initializer
+from tactician.passes.quiet import quiet
 from tactician.shape_inference import refresh_types
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class FoldConstants(ir.passes.InPlacePass):
         modified = False
         budget = _Budget(LARGEST_GROWTH)
         for _ in range(_MOST_ROUNDS):
-            changed = _fold_graph(model.graph, model.opset_imports, budget)
+            changed = _fold_graph(model.graph, model.opset_imports, budget, inner=False)
             changed |= _fold_partly(model)
             if not changed:
                 break
@@ -59,21 +58,21 @@ class _Budget:
     left: int
 
 
-def _fold_graph(graph: ir.Graph, versions: dict[str, int], budget: _Budget) -> bool:
+def _fold_graph(graph: ir.Graph, versions: dict[str, int], budget: _Budget, *, inner: bool) -> bool:
     changed = False
     for node in list(graph):
+        if inner and any(v.is_graph_output() for v in node.outputs):
+            continue  # what a branch or a loop's body gives back must be computed in it
         if _fold_node(node, graph, versions, budget):
             changed = True
             continue
         for attribute in node.attributes.values():
-            for inner in _subgraphs(attribute):
-                changed |= _fold_graph(inner, versions, budget)
+            for subgraph in _subgraphs(attribute):
+                changed |= _fold_graph(subgraph, versions, budget, inner=True)
     return changed
 
 
 def _fold_node(node: ir.Node, graph: ir.Graph, versions: dict[str, int], budget: _Budget) -> bool:
-    if graph.parent_node is not None and any(v.is_graph_output() for v in node.outputs):
-        return False
     tensors = _shape_of(node) or _computed(node, versions, budget)
     if tensors is None:
         return False
@@ -124,19 +123,14 @@ def _fold_partly(model: ir.Model) -> bool:
     """Let onnxscript's folder do what it knows of shapes, sequences and branches; constants are ours."""
     from onnxscript import optimizer
 
-    log = logging.getLogger("onnxscript.optimizer._constant_folding")
-    level, before = log.level, model.graph.num_nodes()
-    log.setLevel(logging.ERROR)
+    before = model.graph.num_nodes()
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet("onnxscript"):
             modified = bool(optimizer.fold_constants(model, should_fold=lambda _: False).modified)
     except Exception as error:  # it leaves what it can't do as it was, and what it has done is complete
         logger.debug("onnxscript's folder stopped: %s", error)
         modified = True
-    finally:
-        log.setLevel(level)
-    for node in model.graph:
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for value in node.outputs:
             value.const_value = None  # the folder's notes on values that stay computed
     LiftConstants()(model)

@@ -27,7 +27,9 @@ def make_initializer(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
     if not isinstance(graph, ir.Graph):
         raise ValueError(f"'{value.name}' is a function's value; functions have no initializers")
     name, value.name = value.name, f"{value.name}_replaced"
-    constant = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
+    constant = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
+    )
     for i, output in enumerate(graph.outputs):
         if output is value:
             graph.outputs[i] = constant

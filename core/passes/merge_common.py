@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
+from tactician.passes.quiet import quiet
 
 SMALL_ELEMENTS = 1024
 """Equal constants up to this size are merged first; to hash all weights would take longer than it saves."""
@@ -16,9 +17,10 @@ class MergeCommon(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run on ``model`` in place."""
-        constants = common.DeduplicateInitializersPass(size_limit=SMALL_ELEMENTS)(model)
         absent = _name_absent_outputs(model.graph)
-        merged = common.CommonSubexpressionEliminationPass()(model)
+        with quiet("onnx_ir"):
+            constants = common.DeduplicateInitializersPass(size_limit=SMALL_ELEMENTS)(model)
+            merged = common.CommonSubexpressionEliminationPass()(model)
         for value in absent:
             if not value.uses() and not value.is_graph_output():
                 value.name = ""

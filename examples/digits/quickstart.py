@@ -26,7 +26,7 @@ from tactician.tactics.record import CandidateRecord, Decision, Outcome
 
 MODEL = Path(__file__).with_name("digits.onnx")
 BATCH = 32
-TIMED_RUNS = 200
+BLOCKS, BLOCK, WARM_UP = 6, 50, 20
 
 
 def main() -> None:
@@ -154,20 +154,28 @@ def print_accuracy(ours: np.ndarray, theirs: np.ndarray, labels: np.ndarray) -> 
 
 
 def print_latency(session: Session, peer: onnxruntime.InferenceSession, batch: np.ndarray) -> None:
-    """Time both in turns, so that whatever else the machine does hits both alike."""
-    runs = (lambda: session.run({"input": batch}), lambda: peer.run(None, {"input": batch}))
-    seconds = np.empty((TIMED_RUNS, len(runs)))
-    for i in range(-20, TIMED_RUNS):
-        for j, run in enumerate(runs):
-            start = time.perf_counter()
-            run()
-            if i >= 0:
-                seconds[i, j] = time.perf_counter() - start
-    low, median, high = np.percentile(seconds * 1e3, (10, 50, 90), axis=0)
-    for name, j in (("latency", 0), ("", 1)):
-        who = session.plan.target if j == 0 else "onnxruntime, cpu"
-        print(f"{name:10} {median[j]:.3f} ms for {BATCH} images from host to host", end=" ")
-        print(f"(10th to 90th percentile {low[j]:.3f} to {high[j]:.3f}), {who}")
+    """Time both in turns, in blocks: waiting threads of the one spin on cores that the other wants."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(BLOCKS):
+        seconds[0].extend(time_block(lambda: session.run({"input": batch})))
+        seconds[1].extend(time_block(lambda: peer.run(None, {"input": batch})))
+    for label, who, times in (
+        ("latency", session.plan.target, seconds[0]),
+        ("", "onnxruntime, cpu", seconds[1]),
+    ):
+        low, median, high = np.percentile(np.array(times) * 1e3, (10, 50, 90))
+        print(f"{label:10} {median:.3f} ms for {BATCH} images from host to host ", end="")
+        print(f"(10th to 90th percentile {low:.3f} to {high:.3f}), {who}")
+
+
+def time_block(run: Callable[[], object]) -> list[float]:
+    """Return the seconds of each of ``BLOCK`` calls, after a warm-up."""
+    seconds = []
+    for _ in range(WARM_UP + BLOCK):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return seconds[WARM_UP:]
 
 
 if __name__ == "__main__":

@@ -172,7 +172,8 @@ def imported_modules(module: Path) -> list[Path]:
     """Return the modules of the same folder that a module's text imports."""
     text = module.read_text(encoding="utf-8")
     names = re.findall(r"builtin_kernels\.cuda\.(\w+)", text)
-    names += re.findall(r"\w+", " ".join(re.findall(r"builtin_kernels\.cuda import ([\w, ]+)", text)))
+    for several, one_line in re.findall(r"builtin_kernels\.cuda import (?:\(([\w,\s]+)\)|([\w, ]+))", text):
+        names += re.findall(r"\w+", several or one_line)
     return [path for name in names if (path := module.with_name(f"{name}.py")).is_file()]
 
 

@@ -7,9 +7,13 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from packages import ROOT, FreshEnvironment, build_distributions, copy_checkout, run
+from signatures import make_signature
+from tactician.config import BuilderConfig
+from tactician.plugins.manager import load_plugins
 
 EXAMPLES = ROOT / "examples"
 DIGITS = EXAMPLES / "digits"
@@ -60,6 +64,19 @@ def test_the_tests_of_the_example_plugin_pass():
     assert re.search(
         r"\d+ passed", run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=SCAN)
     )
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_the_cuda_kernel_of_the_example_plugin_compiles(compile_device, arch):
+    plugin = load_plugins(BuilderConfig(plugins=("builtin", str(SCAN / "tactician_scan.py"))))
+    x = np.ones((3, 100), np.float32)
+    device = compile_device(arch)
+    for flags in ({}, {"exclusive": 1, "reverse": 1}):
+        signature = make_signature("CumSum", [x, np.array(1)], flags, constants={1})
+        accepted, _ = plugin.registry.candidates(signature, device)
+        own = [c for c in accepted if c.plugin.name == "tactician_scan"]
+        assert len(own) == 6
+        assert all(callable(c.tactic.prepare(signature, device)) for c in own)
 
 
 PROBE = """

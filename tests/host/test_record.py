@@ -50,7 +50,7 @@ def sources(tmp_path: Path) -> Path:
     (folder / "softmax.py").write_text('SOURCE = read_source("common.cuh", "softmax.cu")\n')
     (folder / "gemm.py").write_text(
         "from tactician.builtin_kernels.cuda.tiles import TILES\n"
-        "from tactician.builtin_kernels.cuda import swizzle, unknown\n"
+        "from tactician.builtin_kernels.cuda import (\n    swizzle,\n    unknown,\n)\n"
         'SOURCE = read_source("common.cuh")\n'
     )
     (folder / "tiles.py").write_text("TILES = ()\n")

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from fakes import reference as affine_reference
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from signatures import make_signature
 from tactician.plugins.reference import reference_for
@@ -259,6 +259,7 @@ def test_tolerances() -> None:
     assert tolerance(matmul, "float16", {"reduced-accumulator"}) > 0.02
 
 
+@settings(deadline=None)
 @given(k=st.integers(1, 600), seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from(["float32", "float16"]))
 def test_honest_sums_pass_and_halved_digits_do_not(k: int, seed: int, dtype: str) -> None:
     """Sums in sequence, in the accumulator that the formula assumes, stay within; fewer digits do not."""
