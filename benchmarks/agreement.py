@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import tactician
 import torch
 from models import export
-
-import tactician
 from tactician.errors import TacticianError
 
 BARS = {"float32": 1e-4, "float16": 5e-3}
@@ -97,7 +96,9 @@ def main() -> int:
                     if (target, dtype) == ("cpu", "float16"):
                         continue  # hosts compute half precision in single: nothing to compare
                     try:
-                        rows.append(run_case(name, dtype, target, Path(folder), Path(folder) / "timing.sqlite"))
+                        rows.append(
+                            run_case(name, dtype, target, Path(folder), Path(folder) / "timing.sqlite")
+                        )
                     except TacticianError as error:
                         rows.append({"model": name, "dtype": dtype, "target": target, "failure": str(error)})
                     print(json.dumps(rows[-1]), flush=True)

@@ -23,7 +23,9 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU()
         self.down = nn.Sequential()
         if stride != 1 or channels != planes * 4:
-            self.down = nn.Sequential(nn.Conv2d(channels, planes * 4, 1, stride, bias=False), nn.BatchNorm2d(planes * 4))
+            self.down = nn.Sequential(
+                nn.Conv2d(channels, planes * 4, 1, stride, bias=False), nn.BatchNorm2d(planes * 4)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
@@ -65,7 +67,10 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         b, s, h = x.shape
-        q, k, v = (f(x).view(b, s, self.heads, h // self.heads).transpose(1, 2) for f in (self.query, self.key, self.value))
+        q, k, v = (
+            f(x).view(b, s, self.heads, h // self.heads).transpose(1, 2)
+            for f in (self.query, self.key, self.value)
+        )
         attended = nn.functional.scaled_dot_product_attention(q, k, v)
         x = self.norm1(x + self.out(attended.transpose(1, 2).reshape(b, s, h)))
         return self.norm2(x + self.down(nn.functional.gelu(self.up(x))))
@@ -107,7 +112,9 @@ def make(name: str, batch: int = 1) -> tuple[nn.Module, tuple[torch.Tensor, ...]
     raise ValueError(f"unknown model '{name}'; there are resnet50 and bert_base")
 
 
-def export(name: str, path: Path, batch: int = 1, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+def export(
+    name: str, path: Path, batch: int = 1, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, ...]:
     """Write the ONNX file of model ``name`` to ``path`` and return the inputs that it was exported with."""
     model, inputs = make(name, batch)
     model = model.to(dtype)

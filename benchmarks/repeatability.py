@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tactician
 import torch
 from models import export
-
-import tactician
 from tactician.engine import Engine
 from tactician.tactics.lock import LockFile
 
@@ -88,7 +87,9 @@ def main() -> int:
         export(options.model, model, dtype=getattr(torch, options.dtype))
 
         def build(cache: str, **extra: Any) -> Engine:
-            return tactician.build(model, tactician.BuilderConfig(timing_cache=folder / cache, **extra), target=options.target)
+            return tactician.build(
+                model, tactician.BuilderConfig(timing_cache=folder / cache, **extra), target=options.target
+            )
 
         first = build("one.sqlite")
         second = build("one.sqlite")
@@ -137,7 +138,7 @@ def concurrent(model: Path, folder: Path, target: str) -> dict[str, int]:
 def rows(path: Path) -> list[tuple[str, str]]:
     """Return signature and tactic of each entry of a timing cache."""
     with sqlite3.connect(path) as connection:
-        return connection.execute("SELECT signature, tactic FROM timings").fetchall()
+        return connection.execute("SELECT signature, tactic FROM timings WHERE plugin = 'builtin'").fetchall()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-
 from tactician import OpSignature, Tactic, hookimpl
 from tactician.plugins.kernel_source import KernelSource
 
@@ -29,7 +28,11 @@ class SlowRelu(Tactic):
     def decline(self, signature: OpSignature, device: Any) -> str | None:
         """Decline all but static fp32."""
         x = signature.input(0)
-        return None if signature.is_static and x is not None and x.dtype == "float32" else "is for static float32"
+        return (
+            None
+            if signature.is_static and x is not None and x.dtype == "float32"
+            else "is for static float32"
+        )
 
     def prepare(self, signature: OpSignature, device: Any) -> Any:
         """Compile the kernel."""

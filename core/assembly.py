@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir as ir
-
 from tactician.engine import weight_bytes
 from tactician.errors import NoTacticError
 from tactician.memory import ALIGNMENT, Lifetime, plan_memory
@@ -85,7 +84,7 @@ class Assembly:
         if not value.name:
             type = tensor_type(value)
             # an absent output of a static signature: nothing to write to
-            if type is None or not value.uses() and value not in outputs:
+            if type is None or (not value.uses() and value not in outputs):
                 return ABSENT
         is_output = any(value is o for o in outputs)
         return self._new(value, target, Place.OUTPUT if is_output else self._place(value, target))

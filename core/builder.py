@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-
 from tactician import __version__, passes
 from tactician.assembly import Assembly, Assignment
 from tactician.config import BuilderConfig

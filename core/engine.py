@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
-
 from tactician.errors import DamagedEngineError, EngineMismatchError
 from tactician.plan import FORMAT_VERSION, BuildReport, Place, Plan
 
@@ -121,7 +120,7 @@ class Engine:
             If the engine holds another number of bytes under that name.
         """
         data = self.weights.get(name)
-        if data is not None and dtype == object:
+        if data is not None and dtype.kind == "O":
             return np.array(json.loads(bytes(data)), dtype=object).reshape(shape)
         expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if data is None or memoryview(data).nbytes != expected:
@@ -133,9 +132,10 @@ class Engine:
 
 def weight_bytes(array: np.ndarray[Any, Any]) -> Any:
     """Return what an engine stores of a weight: its raw bytes; of strings, a JSON list."""
-    if array.dtype == object:
+    if array.dtype.kind == "O":
         return json.dumps([s.decode() if isinstance(s, bytes) else str(s) for s in array.ravel()]).encode()
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return memoryview(flat)
 
 
 def _layout(sizes: Mapping[str, int]) -> tuple[list[tuple[str, int]], bytes]:

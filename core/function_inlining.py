@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import onnx
-from onnx import FunctionProto, ModelProto, NodeProto
+from onnx import FunctionProto, ModelProto, NodeProto, inliner
 from tactician.errors import InvalidModelError
 from tactician.model_checks import all_nodes, node_text, one_line, standard
 
@@ -33,7 +32,7 @@ def inline_functions(proto: ModelProto) -> ModelProto:
             f"inlining the model's functions would make {nodes} nodes; the limit is {MOST_NODES}"
         )
     try:
-        inlined = onnx.inliner.inline_local_functions(proto, convert_version=True)
+        inlined = inliner.inline_local_functions(proto, convert_version=True)
     except Exception as error:  # the inliner has no exception of its own
         raise InvalidModelError(f"the model's functions can't be inlined: {one_line(error)}") from error
     left = next((n for n in all_nodes(inlined.graph.node) if _call(n) in functions), None)

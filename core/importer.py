@@ -9,7 +9,14 @@ import onnx_ir as ir
 from onnx import ModelProto
 from tactician.errors import InvalidModelError, TacticianError
 from tactician.function_inlining import inline_functions
-from tactician.model_checks import check_operators, check_structure, check_versions, one_line, run_checker
+from tactician.model_checks import (
+    check_operators,
+    check_structure,
+    check_text,
+    check_versions,
+    one_line,
+    run_checker,
+)
 from tactician.model_file import ModelFile, read_model
 from tactician.opset_conversion import modernize
 from tactician.shape_binding import bind_shapes
@@ -67,6 +74,7 @@ def import_model(
 
 def _import(file: ModelFile, shapes: Mapping[str, tuple[int, ...]], ops: Mapping[str, Op]) -> ir.Model:
     proto = file.proto
+    check_text(proto)
     check_versions(proto)
     inputs = _drop_initializer_inputs(proto, file)
     proto = inline_functions(proto)

@@ -7,8 +7,30 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import onnx
+from google.protobuf.message import Message
 from onnx import GraphProto, ModelProto, NodeProto
 from tactician.errors import InvalidModelError, UnknownOpError
+
+
+def check_text(message: Message, path: str = "model") -> None:
+    """Check that all names and comments are text; protocol buffers hold any bytes.
+
+    Raises
+    ------
+    InvalidModelError
+        If one is no UTF-8; it says where.
+    """
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for inner in value if field.is_repeated else (value,):
+                check_text(inner, f"{path}.{field.name}")
+        elif field.type == field.TYPE_STRING:
+            for text in value if field.is_repeated else (value,):
+                if not isinstance(text, str):
+                    raise InvalidModelError(
+                        f"{path}.{field.name} is no text: {text!r:.80}; the model is damaged"
+                    )
+
 
 def check_versions(proto: ModelProto) -> None:
     """Bring the names of the standard domain to one form and check the versions that ``proto`` asks for.

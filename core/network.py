@@ -33,10 +33,6 @@ MAX_CONSTANT_BYTES = 4096
 """Constants larger than this are weights: their values are not read for a signature."""
 
 
-DATA_DEPENDENT_OPS = frozenset({"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"})
-"""Operators whose output shapes depend on the values of their inputs."""
-
-
 def signatures(model: ir.Model) -> dict[str, OpSignature]:
     """Return the signature of each node of the main graph by node name, in the graph's order."""
     return {
@@ -94,17 +90,7 @@ def tensor_type(value: ir.Value) -> TensorType | None:
         return _type(ir.TensorType(value.const_value.dtype), value.const_value.shape)
     if value.type is None:
         return None
-    known = _type(value.type, value.shape)
-    node = value.producer()
-    if (
-        node is not None
-        and node.op_type in DATA_DEPENDENT_OPS
-        and domain_of(node) == "ai.onnx"
-        and known.shape
-    ):
-        # a model may declare what came out once; what comes out next depends on the data
-        return TensorType(known.dtype, (None,) * len(known.shape))
-    return known
+    return _type(value.type, value.shape)
 
 
 def domain_of(node: ir.Node) -> str:

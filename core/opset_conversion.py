@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import onnx
-from onnx import ModelProto
+from onnx import ModelProto, version_converter
 from tactician.errors import InvalidModelError
 from tactician.model_checks import all_nodes, check_structure, one_line, opset_versions, run_checker
 
@@ -21,7 +20,9 @@ MISCONVERTED = {"Scan": 9}
 
 
 def modernize(proto: ModelProto) -> ModelProto:
-    """Return ``proto`` at the baseline opset or, where the converter can't do it right, as it is, with a note in its metadata.
+    """Return ``proto`` at the baseline opset or, where the converter can't do it right, as it is.
+
+    Then a note in its metadata says why.
 
     Raises
     ------
@@ -33,9 +34,12 @@ def modernize(proto: ModelProto) -> ModelProto:
         return proto
     try:
         converted = _convert(proto, version)
-    except (
-        Exception
-    ) as error:  # the converter names its own gaps by all kinds of exceptions; the model is right as it is
+    except Exception as error:  # the converter names its own gaps by all kinds of exceptions
+        if version < OLDEST_KEPT:
+            raise InvalidModelError(
+                f"the model is of opset {version} and can't be converted to a newer one: {one_line(error)}; "
+                "export it again"
+            ) from error
         entry = proto.metadata_props.add()
         entry.key, entry.value = NOTE, f"kept at opset {version}: {one_line(error, 200)}"
         return proto
@@ -46,7 +50,7 @@ def _convert(proto: ModelProto, version: int) -> ModelProto:
     for node in all_nodes(proto.graph.node):
         if not node.domain and version < MISCONVERTED.get(node.op_type, 0):
             raise InvalidModelError(f"{node.op_type} is not converted right")
-    converted = onnx.version_converter.convert_version(proto, BASELINE)
+    converted = version_converter.convert_version(proto, BASELINE)
     for kind in ("input", "output"):
         if [v.name for v in getattr(proto.graph, kind)] != [v.name for v in getattr(converted.graph, kind)]:
             raise InvalidModelError(f"the converter changed the model's {kind}s")

@@ -6,7 +6,6 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-
 from tactician.signature import OpSignature, TensorType
 from tactician.stages import StageReport as StageReport
 from tactician.tactics.record import Decision

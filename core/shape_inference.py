@@ -10,15 +10,21 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx import ModelProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, ValueInfoProto
 from tactician.errors import InvalidModelError, ShapeError
-from tactician.model_checks import all_nodes, node_text, one_line
+from tactician.model_checks import all_nodes, node_text, one_line, subgraphs
 from tactician.model_file import without_weights
 from tactician.shape_errors import Types, find_clash
 from tactician.signature import TensorType
 from tactician.tensor_checks import bits
 
 logger = logging.getLogger(__name__)
+
+DATA_DEPENDENT_OPS = frozenset({"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"})
+"""Operators whose output shapes depend on the values of their inputs."""
+
+_MADE_UP = "unk__"
+"""How names begin that onnx's inference gives to dimensions it can't know."""
 
 _MOST_ROUNDS = 64
 """Plugins' operators that feed each other are inferred one after the other, this often at most."""
@@ -39,11 +45,13 @@ def infer_types(proto: ModelProto, ops: Mapping[str, Any]) -> ModelProto:
     ShapeError
         If shapes of a node's inputs do not fit together, or a tensor is larger than the memory of this machine.
     """
+    _forget_data_dependent(proto)
     result = _infer(proto)
     for _ in range(_MOST_ROUNDS):
         if not _infer_custom(result, ops):
             break
         result = _infer(result)
+    _drop_made_up_symbols(result.graph)
     _check_sizes(result)
     return result
 
@@ -60,6 +68,7 @@ def refresh_types(model: ir.Model) -> None:
     except Exception as error:  # types stay as they were
         logger.debug("types are not refreshed: %s", error)
         return
+    _drop_made_up_symbols(inferred.graph)
     for info in (*inferred.graph.value_info, *inferred.graph.output):
         value = waiting.get(info.name)
         if value is None or info.type.WhichOneof("value") is None:
@@ -102,6 +111,25 @@ def _infer(proto: ModelProto) -> ModelProto:
     if clash:
         raise ShapeError(clash)
     return result
+
+
+def _forget_data_dependent(proto: ModelProto) -> None:
+    """Drop declared shapes of all that comes of operators whose output shapes depend on their inputs' values.
+
+    A model may declare what came out once; what comes out next depends on the data.
+    """
+    dependent: set[str] = set()
+    for node in proto.graph.node:
+        if (not node.domain and node.op_type in DATA_DEPENDENT_OPS) or not dependent.isdisjoint(node.input):
+            dependent.update(name for name in node.output if name)
+    if not dependent:
+        return
+    for output in proto.graph.output:
+        if output.name in dependent and output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+    kept = [ValueInfoProto.FromString(v.SerializeToString()) for v in proto.graph.value_info]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(v for v in kept if v.name not in dependent)
 
 
 def _without_declared(proto: ModelProto) -> ModelProto:
@@ -197,6 +225,17 @@ def data_type(dtype: str) -> ir.DataType:
         raise InvalidModelError(
             f"'{dtype}' is no ONNX element type; use a name such as float32, float16, int64"
         ) from error
+
+
+def _drop_made_up_symbols(graph: GraphProto) -> None:
+    """Make dimensions unknown that inference has made up a symbol for: equal nodes would differ by its number."""
+    for value in (*graph.value_info, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param.startswith(_MADE_UP):
+                dim.ClearField("dim_param")
+    for node in graph.node:
+        for inner in subgraphs(node):
+            _drop_made_up_symbols(inner)
 
 
 def _check_sizes(proto: ModelProto) -> None:

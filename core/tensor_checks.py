@@ -70,7 +70,8 @@ def check_tensor(tensor: TensorProto) -> None:
 
 def nbytes(tensor: TensorProto) -> int:
     """Return how many bytes the data of ``tensor`` takes as raw data, by its shape and type."""
-    return math.ceil(math.prod(tensor.dims) * bits(tensor.data_type) / 8)
+    size: int = math.ceil(math.prod(tensor.dims) * bits(tensor.data_type) / 8)
+    return size
 
 
 def bits(data_type: int) -> int:

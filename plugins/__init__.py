@@ -1,0 +1,1 @@
+"""The contract with other packages, and their loader."""

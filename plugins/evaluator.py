@@ -26,7 +26,7 @@ def make_evaluator(model: ModelProto, ops: Mapping[str, Op]) -> ReferenceEvaluat
         If an operator is known to nobody.
     """
 
-    class Evaluator(ReferenceEvaluator):  # type: ignore[misc]  # onnx has no types
+    class Evaluator(ReferenceEvaluator):
         # the class is handed on to functions and subgraphs; a list of operators (new_ops) would not be
         def _load_impl(self, node: NodeProto, input_types: Any = None) -> Any:
             if node.domain in ("", "ai.onnx") and len(node.output) == 1:
@@ -84,7 +84,7 @@ def _widen_tensor(tensor: TensorProto) -> None:
         )
 
 
-class _Fast(OpRun):  # type: ignore[misc]  # onnx has no types
+class _Fast(OpRun):
     """An operator computed by a function of ``fast_reference``, which takes the attributes by name."""
 
     compute: Any
@@ -117,7 +117,7 @@ _FLATTENING = {
 def _custom_class(op: Op) -> type[OpRun]:
     """Return an evaluator's class for ``op`` within a body: its signature is only known once it runs."""
 
-    class Custom(OpRun):  # type: ignore[misc]  # onnx has no types
+    class Custom(OpRun):
         def _load_attributes(self) -> None:
             self.has_linked_attribute = any(a.ref_attr_name for a in self.onnx_node.attribute)
             self.attributes_names_: set[str] = set()

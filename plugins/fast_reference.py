@@ -62,7 +62,7 @@ def max_pool(
     dilations: Ints | None = None,
     kernel_shape: Ints,
     pads: Ints | None = None,
-    storage_order: int | None = 0,  # noqa: ARG001  # concerns the indices, the second output
+    storage_order: int | None = 0,  # concerns the indices, the second output
     strides: Ints | None = None,
 ) -> Array:
     """Return the first output of ``MaxPool`` of ``x`` [batch, channels, ...]."""

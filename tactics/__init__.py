@@ -1,0 +1,1 @@
+"""Which way is fastest: tactics, their measurement and their choice."""

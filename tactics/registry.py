@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from tactician.errors import EngineMismatchError, PluginError
 from tactician.signature import OpSignature
@@ -66,7 +66,9 @@ class Registry:
         key = (plugin.name, tactic.name())
         _check_class(plugin, tactic)
         if key in self._classes:
-            raise PluginError(f"plugin '{plugin.name}' registers two tactics called '{tactic.name()}'; rename one of the classes")
+            raise PluginError(
+                f"plugin '{plugin.name}' registers two tactics called '{tactic.name()}'; rename one of the classes"
+            )
         self._classes[key] = (plugin, tactic)
         for op in (tactic.op,) if isinstance(tactic.op, str) else tactic.op:
             self._by_op[op].add(key)
@@ -75,7 +77,9 @@ class Registry:
         """Iterate over all tactic classes, sorted by plugin and name."""
         return iter(self._classes[key] for key in sorted(self._classes))
 
-    def candidates(self, signature: OpSignature, device: Device) -> tuple[list[Candidate], list[CandidateRecord]]:
+    def candidates(
+        self, signature: OpSignature, device: Device
+    ) -> tuple[list[Candidate], list[CandidateRecord]]:
         """Return the candidates that accept ``signature`` on ``device``, and the records of those that declined.
 
         A tactic that raises instead of answering is recorded as failed: it can't take the others down.
@@ -96,7 +100,9 @@ class Registry:
                         refused.append(CandidateRecord(candidate.id, plugin.name, Outcome.DECLINED, reason))
             except Exception as error:
                 reason = f"raised {type(error).__name__} while it was asked: {error}"
-                refused.append(CandidateRecord(f"{plugin.name}.{cls.name()}", plugin.name, Outcome.FAILED, reason))
+                refused.append(
+                    CandidateRecord(f"{plugin.name}.{cls.name()}", plugin.name, Outcome.FAILED, reason)
+                )
         return accepted, refused
 
     def parse(self, id: str) -> Candidate:
@@ -125,15 +131,18 @@ def tactic_id(plugin: PluginRef, tactic: Tactic) -> str:
 
 def _check_class(plugin: PluginRef, tactic: type[Tactic]) -> None:
     where = f"plugin '{plugin.name}': tactic {tactic.__name__}"
-    if not dataclasses.is_dataclass(tactic) or not tactic.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    parameters: Any = getattr(tactic, "__dataclass_params__", None)
+    if parameters is None or not parameters.frozen:
         raise PluginError(f"{where} is no frozen dataclass; decorate it with @dataclass(frozen=True)")
     for attribute in ("op", "target"):
         if not getattr(tactic, attribute, None):
             raise PluginError(f"{where} has no class attribute '{attribute}'")
     hints = get_type_hints(tactic)
-    for field in dataclasses.fields(tactic):
+    for field in dataclasses.fields(cast(Any, tactic)):
         if hints[field.name] not in (int, bool, str):
-            raise PluginError(f"{where}: field '{field.name}' has type {hints[field.name]}; only int, bool and str are stable in an id")
+            raise PluginError(
+                f"{where}: field '{field.name}' has type {hints[field.name]}; only int, bool and str are stable in an id"
+            )
 
 
 def _parse_fields(cls: type[Tactic], id: str, text: str) -> Tactic:

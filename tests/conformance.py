@@ -47,8 +47,12 @@ class Case:
                 yield dict(zip(names, map(_value, inputs), strict=False)), [_value(o) for o in outputs]
             return
         for folder in sorted(self.source.glob("test_data_set_*")):
-            inputs = [_read(p, v.type) for p, v in zip(_files(folder, "input"), model.graph.input, strict=False)]
-            outputs = [_read(p, v.type) for p, v in zip(_files(folder, "output"), model.graph.output, strict=False)]
+            inputs = [
+                _read(p, v.type) for p, v in zip(_files(folder, "input"), model.graph.input, strict=False)
+            ]
+            outputs = [
+                _read(p, v.type) for p, v in zip(_files(folder, "output"), model.graph.output, strict=False)
+            ]
             yield dict(zip(names, inputs, strict=False)), outputs
 
 
@@ -88,7 +92,9 @@ def run_case(name: str, target: str) -> str:
 def compare(got: Any, wanted: Any, case: Case) -> None:
     """Raise AssertionError where ``got`` differs from ``wanted`` by more than the case allows."""
     if isinstance(wanted, list):
-        assert isinstance(got, list) and len(got) == len(wanted), f"a sequence of {len(wanted)} was wanted, got {got!r:.100}"
+        assert isinstance(got, list) and len(got) == len(wanted), (
+            f"a sequence of {len(wanted)} was wanted, got {got!r:.100}"
+        )
         for g, w in zip(got, wanted, strict=True):
             compare(g, w, case)
         return
@@ -114,7 +120,7 @@ def _runner(model: onnx.ModelProto, target: str) -> Any:
     from tactician.onnx_backend import TacticianBackend
 
     prepared = TacticianBackend.prepare(model, target.upper())
-    return lambda feeds: prepared.run({k: v for k, v in feeds.items()})
+    return lambda feeds: prepared.run(dict(feeds.items()))
 
 
 def _files(folder: Path, kind: str) -> list[Path]:
@@ -146,7 +152,7 @@ def main() -> int:
     chosen = [name for name in cases() if options.match in name]
     with ProcessPoolExecutor(options.processes) as pool:
         verdicts = list(pool.map(partial(run_case, target=options.target), chosen, chunksize=16))
-    results = {c: v for c, v in zip(chosen, verdicts, strict=True)}
+    results = dict(zip(chosen, verdicts, strict=True))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     passed = sum(v == "ok" for v in results.values())

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-
 from tactician.plugins.reference import reference_for
 from tactician.signature import OpSignature, TensorType, dtype_name, make_constant
 
@@ -42,7 +41,9 @@ def make_signature(
     values = tuple(
         (key, tuple(v) if isinstance(v, list | tuple) else v) for key, v in sorted((attributes or {}).items())
     )
-    known = tuple(make_constant(a) if i in constants and a is not None else None for i, a in enumerate(inputs))
+    known = tuple(
+        make_constant(a) if i in constants and a is not None else None for i, a in enumerate(inputs)
+    )
     unknown = (TensorType("float32", None),) * outputs
     signature = OpSignature(name, version or onnx.defs.onnx_opset_version(), values, types, unknown, known)
     results = reference_for(signature)(inputs)

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from tactician.builtin_kernels.cpu.numpy_tactic import STEPWISE, Array, BlasTactic, Kernel, decline_types, wide
+from tactician.builtin_kernels.cpu.numpy_tactic import (
+    STEPWISE,
+    Array,
+    BlasTactic,
+    Kernel,
+    decline_types,
+    wide,
+)
 from tactician.plugins.target import Device
 from tactician.signature import OpSignature
 from tactician.tactics.tactic import Tactic

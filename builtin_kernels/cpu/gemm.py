@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from tactician.builtin_kernels.cpu.numpy_tactic import (
-    STEPWISE,
     NARROW,
+    STEPWISE,
     BlasTactic,
     Kernel,
     decline_types,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-
 from tactician.builtin_kernels.cuda.compiler import KernelSource, read_source
 from tactician.builtin_kernels.cuda.conv_problem import FLOATS
 from tactician.builtin_kernels.cuda.conv_stages import nothing

@@ -55,9 +55,13 @@ def compile_cubin(source: KernelSource, arch: str, *, report: bool = False) -> t
     log = io.StringIO()
     try:
         program = Program(source.text, "c++", options)
-        code = program.compile("cubin", logs=log) if report else program.compile("cubin", cache=_program_cache())
+        code = (
+            program.compile("cubin", logs=log) if report else program.compile("cubin", cache=_program_cache())
+        )
     except Exception as error:
-        raise TacticError(f"kernel '{source.name}' does not compile for {arch}: {error}\n{log.getvalue()}") from error
+        raise TacticError(
+            f"kernel '{source.name}' does not compile for {arch}: {error}\n{log.getvalue()}"
+        ) from error
     cubin = bytes(code.code)
     return cubin, _resources(log.getvalue()) if report else None
 

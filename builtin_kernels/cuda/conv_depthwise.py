@@ -68,7 +68,11 @@ class ConvDepthwise(Tactic):
         assert isinstance(problem, ConvProblem), problem
         if problem.is_empty:
             return nothing
-        macros: dict[str, int | str] = {"ROWS": f"{self.rows}u", "COLUMNS": f"{self.columns}u", "THREADS": f"{self.threads}u"}
+        macros: dict[str, int | str] = {
+            "ROWS": f"{self.rows}u",
+            "COLUMNS": f"{self.columns}u",
+            "THREADS": f"{self.threads}u",
+        }
         kernel = device.compile(conv_source("conv_depthwise", problem, macros, "conv_depthwise.cu"))
         return conv_launch(kernel, self._blocks(problem), self.threads)
 
@@ -80,9 +84,13 @@ class ConvDepthwise(Tactic):
     def _too_large(self, problem: ConvProblem) -> str | None:
         window, outputs = problem.window, self.rows * self.columns
         row = (self.columns - 1) * window.strides[2] + window.spans()[2]
-        held = (window.taps + outputs + min(row, window.kernel[2] * self.columns)) * (2 if problem.dtype == "float64" else 1)
+        held = (window.taps + outputs + min(row, window.kernel[2] * self.columns)) * (
+            2 if problem.dtype == "float64" else 1
+        )
         if window.taps * outputs > MAX_PRODUCTS or held > MAX_HELD or row > MAX_PRODUCTS:
-            return f"windows of {window.kernel[1:]} for {outputs} outputs are too large for a thread's registers"
+            return (
+                f"windows of {window.kernel[1:]} for {outputs} outputs are too large for a thread's registers"
+            )
         return None
 
 

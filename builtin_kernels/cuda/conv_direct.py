@@ -36,8 +36,20 @@ class ConvDirect(Tactic):
         if isinstance(problem, str):
             yield cls()
             return
-        choices = [cls(16, 2, 128), cls(32, 2, 128), cls(8, 4, 128), cls(16, 1, 64), cls(8, 1, 64), cls(4, 2, 128), cls(1, 4, 128)]
-        fitting = [t for t in choices if t.block_m < 2 * problem.filters and t.block_m * 4 >= min(problem.filters, 32)]
+        choices = [
+            cls(16, 2, 128),
+            cls(32, 2, 128),
+            cls(8, 4, 128),
+            cls(16, 1, 64),
+            cls(8, 1, 64),
+            cls(4, 2, 128),
+            cls(1, 4, 128),
+        ]
+        fitting = [
+            t
+            for t in choices
+            if t.block_m < 2 * problem.filters and t.block_m * 4 >= min(problem.filters, 32)
+        ]
         # the largest blocks that still give every multiprocessor one come first
         fitting.sort(key=lambda t: t._blocks(problem) < device.facts["multiprocessors"])
         yield from fitting[:4]

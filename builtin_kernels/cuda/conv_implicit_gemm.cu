@@ -26,7 +26,7 @@ __device__ __forceinline__ void copy_filters(T* to, const T* __restrict__ w, u32
         if (VECTORS % THREADS != 0 && i >= VECTORS) break;
         const u32 row = i / ALONG, k = i % ALONG * VECTOR_A;
         const bool there = row0 + row < FILTERS && k0 + k < PITCH;
-        copy_async<16>(to + row * STRIDE_A + k, there ? w + (u64)(row0 + row) * PITCH + k0 + k : w, there);
+        copy_async<16>(to + row * STRIDE_A + k, w + (u64)(row0 + row) * PITCH + k0 + k, there);
     }
 }
 
@@ -91,7 +91,7 @@ private:
     }
     __device__ __forceinline__ void bring(T* to, u32 i, u32 v, const T* from, bool there) {
         if constexpr (ASYNC)
-            copy_async<VECTOR * sizeof(T)>(place(to, i), there ? from : x, there);
+            copy_async<VECTOR * sizeof(T)>(place(to, i), from, there);
         else if constexpr (CONTIGUOUS)
             held[i] = there ? *(const Pack<T, VECTOR>*)from : Pack<T, VECTOR>::filled(T{0});
         else
@@ -116,7 +116,7 @@ __device__ __forceinline__ void store(const float* sum, T* y, float* parts, cons
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
 conv_implicit_gemm(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y,
                    float* __restrict__ parts) {
     constexpr u32 TILES_M = (FILTERS + BLOCK_M - 1) / BLOCK_M, TILES_N = (PIXELS + BLOCK_N - 1) / BLOCK_N;
@@ -154,6 +154,7 @@ conv_implicit_gemm(const T* __restrict__ x, const T* __restrict__ w, const T* __
         fetch(first + ahead);
         if (first + ahead < last) gather.put(tile_b(first + ahead));
     }
+#pragma unroll 1
     for (u32 step = first; step < last; step++) {
         // 2. this step has come, and all warps have left the stage of the step before, which is filled again
         wait_copies<STAGES - 2>();

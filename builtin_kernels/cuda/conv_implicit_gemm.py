@@ -31,6 +31,9 @@ INSTRUCTIONS = {
 """The shape and types of one mma.sync for each element type."""
 
 MAX_CANDIDATES = 10
+MAX_GATHERED = 16
+"""Halves that a thread holds on their way to shared memory, if each of them is looked up by itself."""
+
 WORKSPACE_ALIGNMENT = 256
 
 
@@ -74,18 +77,22 @@ class ConvImplicitGemm(Tactic):
             (64, 64, 2 * k, 2, 2, 3),
             (32, 128, k, 1, 4, 4),
             (32, 64, 2 * k, 2, 2, 3),
+            (32, 64, k, 2, 2, 4),
             (16, 128, k, 1, 4, 4),
+            (16, 64, k, 1, 4, 4),
         ]
         tiles = []
         for shape in shapes:
             padded = ceil_div(problem.channels, shape[2]) * shape[2]
             # channels that fill up a step are multiplied in vain; a quarter of that is still better than gathering
             tap_major = problem.window.taps == 1 or 4 * padded <= 5 * problem.channels
-            for split in splits(problem, *shape[:3], processors):
-                tiles.append(cls(*shape, tap_major, split))
-                if not tap_major and problem.channels * 2 > padded:
-                    tiles.append(cls(*shape, True, split))
-        useful = [t for t in tiles if t.block_m < 2 * max(problem.filters, 16)]
+            orders = {tap_major, True} if problem.channels * 2 > padded else {tap_major}
+            tiles += [
+                cls(*shape, order, split)
+                for order in orders
+                for split in splits(problem, *shape[:3], processors)
+            ]
+        useful = [t for t in tiles if t.block_m < 2 * max(problem.filters, 16) and not t._crowded(problem)]
         yield from best(problem, useful, processors, MAX_CANDIDATES)
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
@@ -125,7 +132,11 @@ class ConvImplicitGemm(Tactic):
         pack = packer(problem, *self._pitches(problem), device) if packed_bytes else None
         kernel = device.compile(self._source(problem))
         add = adder(problem, self.split_k, device)
-        grid, threads, shared_bytes = self._blocks(problem), 32 * self.warps_m * self.warps_n, self._shared_bytes(problem)
+        grid, threads, shared_bytes = (
+            self._blocks(problem),
+            32 * self.warps_m * self.warps_n,
+            self._shared_bytes(problem),
+        )
 
         def run(inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any) -> None:
             x, filters, bias, y = inputs[0], inputs[1], bias_of(inputs), outputs[0]
@@ -138,6 +149,11 @@ class ConvImplicitGemm(Tactic):
             add(stream, parts, bias, y)
 
         return run
+
+    def _crowded(self, problem: ConvProblem) -> bool:
+        """Return whether a thread would hold so many single halves, each with its own address, that registers run out."""
+        held = self.block_n * self.block_k // (32 * self.warps_m * self.warps_n)
+        return problem.dtype != "float32" and not self.tap_major and held > MAX_GATHERED
 
     def _blocks(self, problem: ConvProblem) -> int:
         return problem.tiles(self.block_m, self.block_n) * self.split_k
@@ -171,7 +187,11 @@ class ConvImplicitGemm(Tactic):
     def _source(self, problem: ConvProblem) -> KernelSource:
         size = numpy_dtype(problem.dtype).itemsize
         per_row = self.block_n * self.block_k // (32 * self.warps_m * self.warps_n)
-        vector = power_of_two_below(problem.window.out_size, min(16 // size, per_row)) if problem.is_pointwise else 1
+        vector = (
+            power_of_two_below(problem.window.out_size, min(16 // size, per_row))
+            if problem.is_pointwise
+            else 1
+        )
         contiguous = vector * size >= 4
         macros: dict[str, int | str] = {
             "BLOCK_M": f"{self.block_m}u",

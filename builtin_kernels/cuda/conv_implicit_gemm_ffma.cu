@@ -77,7 +77,7 @@ template <u32 BLOCK, u32 THREAD, u32 GROUP> __device__ __forceinline__ u32 place
     return i / GROUP * (BLOCK / (THREAD / GROUP)) + thread * GROUP + i % GROUP;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
 conv_implicit_gemm_ffma(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
                         T* __restrict__ y, A* __restrict__ parts) {
     constexpr u32 TILES_M = (FILTERS + BLOCK_M - 1) / BLOCK_M, TILES_N = (PIXELS + BLOCK_N - 1) / BLOCK_N;
@@ -104,6 +104,7 @@ conv_implicit_gemm_ffma(const T* __restrict__ x, const T* __restrict__ w, const 
     filters.put(shared_a[first & 1]);
     gather.put(shared_b[first & 1]);
     __syncthreads();
+#pragma unroll 1
     for (u32 step = first; step < last; step++) {
         const u32 now = step & 1;
         // 2. the next tiles on their way

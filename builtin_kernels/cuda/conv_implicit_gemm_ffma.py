@@ -123,8 +123,12 @@ class ConvImplicitGemmFfma(Tactic):
     def _source(self, problem: ConvProblem) -> KernelSource:
         widest, group = 16 // numpy_dtype(problem.dtype).itemsize, 2 if problem.dtype == "float64" else 4
         group_m, group_n = min(group, self.thread_m), min(group, self.thread_n)
-        each_a, each_b = (max(1, block * self.block_k // self._threads) for block in (self.block_m, self.block_n))
-        vector_b = power_of_two_below(problem.window.out_size, min(widest, each_b)) if problem.is_pointwise else 1
+        each_a, each_b = (
+            max(1, block * self.block_k // self._threads) for block in (self.block_m, self.block_n)
+        )
+        vector_b = (
+            power_of_two_below(problem.window.out_size, min(widest, each_b)) if problem.is_pointwise else 1
+        )
         macros: dict[str, int | str] = {
             "BLOCK_M": f"{self.block_m}u",
             "BLOCK_N": f"{self.block_n}u",

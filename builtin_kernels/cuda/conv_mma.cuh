@@ -9,7 +9,7 @@ constexpr u32 MMA_K = 32 / sizeof(T);  // elements of k of one mma.sync: 8 words
 
 template <u32 BYTES> __device__ __forceinline__ void copy_async(void* to, const void* from, bool there) {
     static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "sizes of cp.async");
-    // what is not there becomes zero: no byte of it is read
+    // what is not there becomes zero: no byte of it is read, so that its address may be any
     if constexpr (BYTES == 16)
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
                      "r"(there ? BYTES : 0u) : "memory");

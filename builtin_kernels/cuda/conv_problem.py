@@ -61,7 +61,10 @@ class Window:
 
     def leaves(self) -> tuple[bool, ...]:
         """Return, for each dimension, whether some window reaches outside of the input."""
-        ends = ((n - 1) * s - b + span for n, s, b, span in zip(self.out, self.strides, self.before, self.spans(), strict=True))
+        ends = (
+            (n - 1) * s - b + span
+            for n, s, b, span in zip(self.out, self.strides, self.before, self.spans(), strict=True)
+        )
         return tuple(b > 0 or end > n for b, end, n in zip(self.before, ends, self.size, strict=True))
 
     def macros(self) -> dict[str, int | str]:
@@ -75,7 +78,9 @@ class Window:
             "PAD": list(self.before),
             "LEAVES": [int(leaves) for leaves in self.leaves()],
         }
-        return {f"{name}_{axis}": v for name, row in values.items() for axis, v in zip(AXES, row, strict=True)}
+        return {
+            f"{name}_{axis}": v for name, row in values.items() for axis, v in zip(AXES, row, strict=True)
+        }
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,12 @@ class ConvProblem:
 
     def macros(self) -> dict[str, int | str]:
         """Return the macros that kernels of this family share."""
-        counts = {"BATCH": self.batch, "GROUPS": self.groups, "CHANNELS": self.channels, "FILTERS": self.filters}
+        counts = {
+            "BATCH": self.batch,
+            "GROUPS": self.groups,
+            "CHANNELS": self.channels,
+            "FILTERS": self.filters,
+        }
         return {k: f"{v}u" for k, v in counts.items()} | self.window.macros() | {"HAS_BIAS": int(self.bias)}
 
 
@@ -152,7 +162,11 @@ def conv_problem(signature: OpSignature) -> ConvProblem | str:
         problem.pixels,
         problem.tiles(1, 16),
     )
-    return problem if largest <= MAX_EXTENT else f"{largest} elements in one image, filter bank or row need more than 31 bits"
+    return (
+        problem
+        if largest <= MAX_EXTENT
+        else f"{largest} elements in one image, filter bank or row need more than 31 bits"
+    )
 
 
 def window_of(signature: OpSignature, kernel: Sequence[int], size: Sequence[int]) -> Window:
@@ -174,7 +188,10 @@ def window_of(signature: OpSignature, kernel: Sequence[int], size: Sequence[int]
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     auto = _text(signature.attribute("auto_pad", "NOTSET"))
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        total = [max(0, (ceil_div(n, s) - 1) * s + span - n) for n, s, span in zip(size, strides, spans, strict=True)]
+        total = [
+            max(0, (ceil_div(n, s) - 1) * s + span - n)
+            for n, s, span in zip(size, strides, spans, strict=True)
+        ]
         small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
         pads = (*small, *large) if auto == "SAME_UPPER" else (*large, *small)
     elif auto == "VALID":
@@ -208,7 +225,9 @@ def _conv(signature: OpSignature, x: TensorType, w: TensorType) -> ConvProblem:
     if groups < 1 or channels < 1 or all_channels != groups * channels or all_filters % groups:
         raise GeometryError(f"{all_channels} channels and filters {w} don't make {groups} groups")
     if tuple(signature.attribute("kernel_shape", kernel)) != tuple(kernel):
-        raise GeometryError(f"kernel_shape {signature.attribute('kernel_shape')} differs from the filters {w}")
+        raise GeometryError(
+            f"kernel_shape {signature.attribute('kernel_shape')} differs from the filters {w}"
+        )
     b = signature.input(2)
     if b is not None and (b.dims != (all_filters,) or b.dtype != x.dtype):
         raise GeometryError(f"the bias is {b}, not {x.dtype}[{all_filters}]")

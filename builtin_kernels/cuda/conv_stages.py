@@ -46,7 +46,9 @@ class Tile(Protocol):
 AnyTile = TypeVar("AnyTile", bound=Tile)
 
 
-def conv_source(name: str, problem: ConvProblem, macros: Mapping[str, int | str], *files: str) -> KernelSource:
+def conv_source(
+    name: str, problem: ConvProblem, macros: Mapping[str, int | str], *files: str
+) -> KernelSource:
     """Return kernel ``name`` for ``problem``: the geometry's header, then ``files``."""
     double: dict[str, int | str] = {"DOUBLE": 1} if problem.dtype == "float64" else {}
     types = {"T": FLOATS[problem.dtype]}
@@ -106,7 +108,9 @@ def adder(problem: ConvProblem, split_k: int, device: Any) -> Callable[[Any, Any
     return add
 
 
-def packer(problem: ConvProblem, pitch: int, channel_pitch: int, device: Any) -> Callable[[Any, Any, Any], None]:
+def packer(
+    problem: ConvProblem, pitch: int, channel_pitch: int, device: Any
+) -> Callable[[Any, Any, Any], None]:
     """Return a function ``(stream, filters, packed)`` that writes the filters as rows of ``pitch`` elements.
 
     With ``channel_pitch`` other than 0 a row holds one tap after the other, each of that many channels.

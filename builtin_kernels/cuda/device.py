@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-
 from tactician.builtin_kernels.cuda.compiler import KernelSource, compile_cubin
 from tactician.builtin_kernels.cuda.tensor import DeviceTensor
 from tactician.errors import DeviceError, TacticError
@@ -48,7 +47,11 @@ class CudaDevice(Device):
         """Return GPU, clocks, power cap, MIG mode, driver and library versions."""
         from tactician.builtin_kernels.cuda.nvml import device_state
 
-        fields = {"device": self.name, "multiprocessors": str(self.facts["multiprocessors"]), "driver": str(self.facts["driver"])}
+        fields = {
+            "device": self.name,
+            "multiprocessors": str(self.facts["multiprocessors"]),
+            "driver": str(self.facts["driver"]),
+        }
         return fields | device_state(self.index) | _library_versions()
 
     def requirements(self) -> dict[str, str]:
@@ -78,11 +81,15 @@ class CudaDevice(Device):
 
         array = np.ascontiguousarray(array, dtype=tensor.numpy_dtype)
         if array.nbytes != tensor.nbytes:
-            raise DeviceError(f"can't copy {array.nbytes} bytes of a host array into a tensor of {tensor.nbytes} bytes")
+            raise DeviceError(
+                f"can't copy {array.nbytes} bytes of a host array into a tensor of {tensor.nbytes} bytes"
+            )
         if array.nbytes:
             stream = stream or self._stream
             self.core.set_current()
-            _check(driver.cuMemcpyHtoDAsync(tensor.pointer, array.ctypes.data, array.nbytes, int(stream.handle)))
+            _check(
+                driver.cuMemcpyHtoDAsync(tensor.pointer, array.ctypes.data, array.nbytes, int(stream.handle))
+            )
             stream.sync()
 
     def download(self, tensor: DeviceTensor, stream: Any = None) -> np.ndarray[Any, Any]:
@@ -93,7 +100,9 @@ class CudaDevice(Device):
         stream = stream or self._stream
         self.core.set_current()
         if array.nbytes:
-            _check(driver.cuMemcpyDtoHAsync(array.ctypes.data, tensor.pointer, array.nbytes, int(stream.handle)))
+            _check(
+                driver.cuMemcpyDtoHAsync(array.ctypes.data, tensor.pointer, array.nbytes, int(stream.handle))
+            )
         self.synchronize(stream)
         return array
 
@@ -101,7 +110,9 @@ class CudaDevice(Device):
         """Return a view of ``array`` (DLPack or ``__cuda_array_interface__``) if it lies on this GPU and is contiguous."""
         if isinstance(array, DeviceTensor):
             return array if array.device_index == self.index else None
-        if isinstance(array, np.ndarray) or not (hasattr(array, "__dlpack__") or hasattr(array, "__cuda_array_interface__")):
+        if isinstance(array, np.ndarray) or not (
+            hasattr(array, "__dlpack__") or hasattr(array, "__cuda_array_interface__")
+        ):
             return None
         from cuda.core.utils import StridedMemoryView
 
@@ -109,7 +120,9 @@ class CudaDevice(Device):
         view = StridedMemoryView.from_any_interface(array, stream_ptr=handle)
         if not view.is_device_accessible or view.device_id != self.index or not _contiguous(view):
             return None
-        return DeviceTensor(view.ptr, tuple(view.shape), dtype_name(np.dtype(view.dtype)), self.index, (array, view))
+        return DeviceTensor(
+            view.ptr, tuple(view.shape), dtype_name(np.dtype(view.dtype)), self.index, (array, view)
+        )
 
     def create_stream(self) -> Any:
         """Return a new non-blocking stream."""
@@ -128,7 +141,9 @@ class CudaDevice(Device):
             return self.core.create_stream(stream)
         if hasattr(stream, "cuda_stream"):
             return Stream.from_handle(int(stream.cuda_stream))
-        raise DeviceError(f"{type(stream).__name__} is no CUDA stream; pass an object with __cuda_stream__, a torch stream or a handle")
+        raise DeviceError(
+            f"{type(stream).__name__} is no CUDA stream; pass an object with __cuda_stream__, a torch stream or a handle"
+        )
 
     def synchronize(self, stream: Any = None) -> None:
         """Wait for ``stream``, or for the whole device."""
@@ -139,7 +154,9 @@ class CudaDevice(Device):
             else:
                 stream.sync()
         except Exception as error:
-            raise DeviceError(f"cuda device {self.index} ({self.name}) reported a failure: {error}") from error
+            raise DeviceError(
+                f"cuda device {self.index} ({self.name}) reported a failure: {error}"
+            ) from error
 
     def capture(self, thunk: Thunk) -> Thunk:
         """Record what ``thunk`` enqueues as a CUDA graph; the result replays it."""
@@ -189,7 +206,12 @@ class Kernel:
         self._shared_bytes = DEFAULT_SHARED_BYTES
 
     def launch(
-        self, stream: Any, grid: int | tuple[int, ...], block: int | tuple[int, ...], *args: Any, shared_bytes: int = 0
+        self,
+        stream: Any,
+        grid: int | tuple[int, ...],
+        block: int | tuple[int, ...],
+        *args: Any,
+        shared_bytes: int = 0,
     ) -> None:
         """Enqueue the kernel.
 
@@ -224,7 +246,11 @@ class Kernel:
         from cuda.bindings import driver
 
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        _check(driver.cuKernelSetAttribute(attribute, nbytes, self._kernel.handle, driver.CUdevice(self._device.index)))
+        _check(
+            driver.cuKernelSetAttribute(
+                attribute, nbytes, self._kernel.handle, driver.CUdevice(self._device.index)
+            )
+        )
         self._shared_bytes = nbytes
 
 
@@ -258,8 +284,18 @@ class _NoKernel:
 
 
 _SPECIFICATIONS: dict[str, dict[str, int | float | str]] = {
-    "sm_80": {"multiprocessors": 108, "l2_bytes": 41943040, "shared_bytes_per_block": 166912, "memory_bytes": 85 * 10**9},
-    "sm_90a": {"multiprocessors": 132, "l2_bytes": 62914560, "shared_bytes_per_block": 232448, "memory_bytes": 150 * 10**9},
+    "sm_80": {
+        "multiprocessors": 108,
+        "l2_bytes": 41943040,
+        "shared_bytes_per_block": 166912,
+        "memory_bytes": 85 * 10**9,
+    },
+    "sm_90a": {
+        "multiprocessors": 132,
+        "l2_bytes": 62914560,
+        "shared_bytes_per_block": 232448,
+        "memory_bytes": 150 * 10**9,
+    },
 }
 
 

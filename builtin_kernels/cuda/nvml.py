@@ -29,7 +29,9 @@ def conditions(index: int) -> dict[str, int | str]:
     clock = _ask(nvml, lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))
     if clock:
         answers["sm_clock_mhz"] = int(clock)
-    answers["throttle"] = _ask(nvml, lambda: hex(_serious(nvml, nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))))
+    answers["throttle"] = _ask(
+        nvml, lambda: hex(_serious(nvml, nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)))
+    )
     return answers
 
 

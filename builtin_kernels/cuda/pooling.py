@@ -54,7 +54,9 @@ class PoolWindows(Tactic):
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
         """Compile the kernel for this shape."""
         window, x, y = _window(signature), signature.inputs[0], signature.outputs[0]
-        assert isinstance(window, Window) and x is not None and y is not None
+        assert isinstance(window, Window)
+        assert x is not None
+        assert y is not None
         if y.size == 0:
             return nothing
         planes = math.prod(x.dims[:2])
@@ -62,6 +64,8 @@ class PoolWindows(Tactic):
         macros: dict[str, int | str] = {
             "WINDOWS_KERNEL": 1,
             "PLANES": f"{planes}u",
+            "IN_SIZE": f"{window.in_size}u",
+            "OUT_SIZE": f"{window.out_size}u",
             "ROWS": f"{self.rows}u",
             "THREADS": f"{THREADS}u",
             "UNROLLED": int(window.taps * self.rows <= MAX_UNROLLED),
@@ -131,7 +135,7 @@ def _window(signature: OpSignature) -> Window | str:
     if not isinstance(kernel, tuple):
         return "kernel_shape is absent"
     try:
-        return window_of(signature, [int(k) for k in kernel], x.dims[2:])  # type: ignore[arg-type]  # ints by the schema
+        return window_of(signature, [int(k) for k in kernel], x.dims[2:])
     except GeometryError as reason:
         return str(reason)
 
@@ -160,9 +164,14 @@ def _decline_output(signature: OpSignature, window: Window) -> str | None:
 
 def _decline_planes(signature: OpSignature) -> str | None:
     reason, x = _decline_input(signature), signature.input(0)
-    if reason is None and x is not None and 0 in x.dims[2:]:
+    if reason is not None or x is None:
+        return reason
+    if 0 in x.dims[2:]:
         return f"{x} has empty images"
-    return reason
+    expected = TensorType(x.dtype, (*x.dims[:2], *(1 for _ in x.dims[2:])))
+    return (
+        None if signature.outputs[0] == expected else f"the output is {signature.outputs[0]}, not {expected}"
+    )
 
 
 def _source(name: str, signature: OpSignature, macros: Mapping[str, int | str]) -> KernelSource:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
 from tactician.signature import numpy_dtype
 
 
@@ -58,4 +57,10 @@ class DeviceTensor:
         """The array interface, version 3."""
         if self.numpy_dtype.kind not in "biuf" or self.dtype == "bfloat16":
             raise AttributeError(f"__cuda_array_interface__ can't express {self.dtype}; use DLPack")
-        return {"shape": self.shape, "typestr": self.numpy_dtype.str, "data": (self.pointer, False), "version": 3, "strides": None}
+        return {
+            "shape": self.shape,
+            "typestr": self.numpy_dtype.str,
+            "data": (self.pointer, False),
+            "version": 3,
+            "strides": None,
+        }

@@ -184,4 +184,5 @@ def _type(value: ir.Value) -> onnx.TypeProto:
 def _bytes(dtype: ir.DataType | None, shape: ir.Shape | None) -> int | None:
     if dtype is None or shape is None or not all(isinstance(d, int) for d in shape):
         return None
-    return math.ceil(math.prod(int(d) for d in shape if isinstance(d, int)) * dtype.itemsize)
+    size: int | None = math.ceil(math.prod(int(d) for d in shape if isinstance(d, int)) * dtype.itemsize)
+    return size

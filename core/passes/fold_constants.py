@@ -41,7 +41,8 @@ class FoldConstants(ir.passes.InPlacePass):
         modified = False
         budget = _Budget(LARGEST_GROWTH)
         for _ in range(_MOST_ROUNDS):
-            changed = _fold_graph(model.graph, model.opset_imports, budget, inner=False)
+            changed = _settle_types(model.graph)
+            changed |= _fold_graph(model.graph, model.opset_imports, budget, inner=False)
             changed |= _fold_partly(model)
             if not changed:
                 break
@@ -81,6 +82,26 @@ def _fold_node(node: ir.Node, graph: ir.Graph, versions: dict[str, int], budget:
             make_initializer(value, tensor)
     graph.remove(node, safe=True)
     return True
+
+
+def _settle_types(graph: ir.Graph) -> bool:
+    """Turn CastLike into Cast, with all of its attributes: the type to cast to is known."""
+    changed = False
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        like = node.inputs[1] if node.op_type == "CastLike" and node.domain == "" else None
+        if like is None or like.dtype is None or node.graph is None:
+            continue
+        attributes = [*node.attributes.values(), ir.AttrInt64("to", int(like.dtype))]
+        cast = ir.Node(
+            "", "Cast", node.inputs[:1], attributes, outputs=[_twin(node.outputs[0])], name=node.name
+        )
+        ir.convenience.replace_nodes_and_values(node.graph, node, [node], [cast], node.outputs, cast.outputs)
+        changed = True
+    return changed
+
+
+def _twin(value: ir.Value) -> ir.Value:
+    return ir.Value(name=value.name, type=value.type, shape=value.shape)
 
 
 def _shape_of(node: ir.Node) -> list[ir.TensorProtocol] | None:

@@ -1,0 +1,1 @@
+"""The run path: a session over an engine, without ONNX and without a compiler."""

@@ -10,7 +10,6 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-
 from tactician.errors import DeviceError
 from tactician.plan import ABSENT, Plan, Step
 from tactician.plugins.target import Device, Thunk

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-
 from tactician.config import BuilderConfig
 from tactician.engine import Engine
 from tactician.errors import EngineMismatchError, InputError

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from tactician.builtin_kernels.cuda.target import CudaTarget
 from tactician.config import BuilderConfig
 from tactician.plugins.manager import load_plugins
@@ -42,7 +41,9 @@ class Tally:
     worst: dict[str, tuple[float, float]] = field(default_factory=dict)
     failures: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, candidate: Candidate, error: float | None, tolerance: float | None, failure: str | None) -> None:
+    def add(
+        self, candidate: Candidate, error: float | None, tolerance: float | None, failure: str | None
+    ) -> None:
         module = type(candidate.tactic).__module__.rpartition(".")[2]
         self.checks[module] += 1
         if failure:
@@ -85,7 +86,9 @@ def tally(device: Any) -> Iterator[Tally]:
     if path and worker:
         # the controlling process merges what its workers saw
         part = {"tally": asdict(tally), "gpu": device.name, "driver": device.facts["driver"]}
-        part["versions"] = {k: v for k, v in device.fingerprint().items() if k in ("nvrtc", "cublas", "cudnn") and v}
+        part["versions"] = {
+            k: v for k, v in device.fingerprint().items() if k in ("nvrtc", "cublas", "cudnn") and v
+        }
         Path(f"{path}.{worker}").write_text(json.dumps(part))
     elif path:
         record = importlib.import_module("gpu.record")
@@ -115,13 +118,18 @@ def check(device: Any, registry: Registry, tally: Tally) -> Callable[..., list[s
     """Return a function that checks every candidate of a signature against the reference."""
 
     def run(
-        signature: OpSignature, inputs: Sequence[np.ndarray[Any, Any] | None], *, tactics: Sequence[str] | None = None
+        signature: OpSignature,
+        inputs: Sequence[np.ndarray[Any, Any] | None],
+        *,
+        tactics: Sequence[str] | None = None,
     ) -> list[str]:
         accepted, refused = registry.candidates(signature, device)
         raised = [r for r in refused if r.outcome == "failed"]
         assert not raised, raised
         chosen = [c for c in accepted if tactics is None or type(c.tactic).__name__ in tactics]
-        assert chosen, f"no tactic accepts {signature}: " + "; ".join(f"{r.tactic}: {r.reason}" for r in refused)
+        assert chosen, f"no tactic accepts {signature}: " + "; ".join(
+            f"{r.tactic}: {r.reason}" for r in refused
+        )
         reference = _Remembered(reference_for)
         problems = []
         for candidate in chosen:

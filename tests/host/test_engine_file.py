@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tactician.engine import Engine, weight_bytes
 from tactician.errors import DamagedEngineError, EngineError, EngineMismatchError
 from tactician.plan import BuildReport, MemoryReport, ModelInfo, Place, Plan, Step, TensorSpec
@@ -40,7 +39,11 @@ def make_engine(rng: np.random.Generator) -> Engine:
     )
     report = BuildReport({"device": "d"}, (), (), {"measure": 0.5})
     names = np.array(["a", "ß", ""], dtype=object)
-    weights = {"w": weight_bytes(weight), "names": weight_bytes(names), "empty": weight_bytes(np.zeros(0, np.int8))}
+    weights = {
+        "w": weight_bytes(weight),
+        "names": weight_bytes(names),
+        "empty": weight_bytes(np.zeros(0, np.int8)),
+    }
     return Engine(plan, report, weights, {"k1": b"cubin", "k0": b""})
 
 
@@ -63,7 +66,9 @@ def test_round_trip(saved: tuple[Engine, Path]) -> None:
         n: bytes(d) for n, d in engine.weights.items()
     }
     assert again.plan.steps[0].op_signature.attribute("alpha") == 0.1
-    np.testing.assert_array_equal(again.weight("names", np.dtype(object), (3,)), np.array(["a", "ß", ""], dtype=object))
+    np.testing.assert_array_equal(
+        again.weight("names", np.dtype(object), (3,)), np.array(["a", "ß", ""], dtype=object)
+    )
 
 
 def test_weights_are_a_safetensors_file(saved: tuple[Engine, Path]) -> None:
@@ -98,7 +103,9 @@ def test_damage_is_found(saved: tuple[Engine, Path], tmp_path: Path, data: st.Da
     if data.draw(st.booleans(), "truncate"):
         content = content[: data.draw(st.integers(0, len(content) - 1), "length")]
     else:
-        content[data.draw(st.integers(0, len(content) - 1), "position")] ^= 1 << data.draw(st.integers(0, 7), "bit")
+        content[data.draw(st.integers(0, len(content) - 1), "position")] ^= 1 << data.draw(
+            st.integers(0, 7), "bit"
+        )
     path = tmp_path / "damaged"
     path.write_bytes(content)
     try:
@@ -107,7 +114,9 @@ def test_damage_is_found(saved: tuple[Engine, Path], tmp_path: Path, data: st.Da
         return
     # the change hit bytes that mean nothing: padding, or the reserved field
     assert again.plan == saved[0].plan
-    assert {n: bytes(again.weights[n]) for n in saved[0].weights} == {n: bytes(d) for n, d in saved[0].weights.items()}
+    assert {n: bytes(again.weights[n]) for n in saved[0].weights} == {
+        n: bytes(d) for n, d in saved[0].weights.items()
+    }
 
 
 def test_another_format_is_named(saved: tuple[Engine, Path]) -> None:
@@ -141,7 +150,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         {"memory": ()},
     ],
 )
-def test_a_plan_that_points_outside_is_refused(saved: tuple[Engine, Path], tmp_path: Path, change: dict[str, object]) -> None:
+def test_a_plan_that_points_outside_is_refused(
+    saved: tuple[Engine, Path], tmp_path: Path, change: dict[str, object]
+) -> None:
     import msgspec
 
     engine = saved[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tactician.memory import ALIGNMENT, Lifetime, plan_memory
 
 LIFETIMES = st.lists(
@@ -27,7 +26,10 @@ def test_live_tensors_never_overlap(lifetimes: list[Lifetime]) -> None:
         assert plan.offsets[i] + a.nbytes <= plan.peak
         for j, b in enumerate(lifetimes[:i]):
             if a.first <= b.last and b.first <= a.last and a.nbytes and b.nbytes:
-                apart = plan.offsets[i] + a.nbytes <= plan.offsets[j] or plan.offsets[j] + b.nbytes <= plan.offsets[i]
+                apart = (
+                    plan.offsets[i] + a.nbytes <= plan.offsets[j]
+                    or plan.offsets[j] + b.nbytes <= plan.offsets[i]
+                )
                 assert apart, (a, b)
 
 
@@ -40,7 +42,8 @@ def test_figures_are_ordered(lifetimes: list[Lifetime]) -> None:
 @given(LIFETIMES)
 def test_lower_bound_is_the_largest_live_sum(lifetimes: list[Lifetime]) -> None:
     live = [
-        sum(-(-t.nbytes // ALIGNMENT) * ALIGNMENT for t in lifetimes if t.first <= step <= t.last) for step in range(45)
+        sum(-(-t.nbytes // ALIGNMENT) * ALIGNMENT for t in lifetimes if t.first <= step <= t.last)
+        for step in range(45)
     ]
     assert plan_memory(lifetimes).lower_bound == max(live)
 

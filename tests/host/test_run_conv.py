@@ -7,14 +7,14 @@ import pytest
 from conv_cases import SMALL
 from ptx_device import PtxDevice, run_tactic
 from signatures import make_signature
-
+from tactician.builtin_kernels.cuda.conv_depthwise import ConvDepthwise
 from tactician.builtin_kernels.cuda.conv_direct import ConvDirect
 from tactician.builtin_kernels.cuda.conv_implicit_gemm import ConvImplicitGemm
 from tactician.builtin_kernels.cuda.conv_implicit_gemm_ffma import ConvImplicitGemmFfma
 from tactician.plugins.reference import reference_for
 
 
-@pytest.mark.parametrize("tactic", [ConvDirect, ConvImplicitGemmFfma, ConvImplicitGemm])
+@pytest.mark.parametrize("tactic", [ConvDirect, ConvImplicitGemmFfma, ConvImplicitGemm, ConvDepthwise])
 @pytest.mark.parametrize("name", SMALL)
 def test_matches_the_reference(name, tactic):
     shape, filters, attributes, bias = SMALL[name]
