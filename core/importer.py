@@ -67,8 +67,12 @@ def import_model(
     except MemoryError as error:
         raise InvalidModelError("the model needs more memory than there is to be read") from error
     except Exception as error:  # a damaged file can make any library below fail in any way
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        said = f"{type(cause).__name__}: {one_line(cause)}"
         raise InvalidModelError(
-            f"the model can't be imported: {type(error).__name__}: {one_line(error)}"
+            f"the model can't be imported; it is damaged, or not understood: {said}"
         ) from error
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import onnx
 from google.protobuf.message import Message
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
 from tactician.errors import InvalidModelError, UnknownOpError
 
 
@@ -22,10 +23,10 @@ def check_text(message: Message, path: str = "model") -> None:
     """
     for field, value in message.ListFields():
         if field.type == field.TYPE_MESSAGE:
-            for inner in value if field.is_repeated else (value,):
+            for inner in (value,) if isinstance(value, Message) else value:
                 check_text(inner, f"{path}.{field.name}")
         elif field.type == field.TYPE_STRING:
-            for text in value if field.is_repeated else (value,):
+            for text in (value,) if isinstance(value, str | bytes) else value:
                 if not isinstance(text, str):
                     raise InvalidModelError(
                         f"{path}.{field.name} is no text: {text!r:.80}; the model is damaged"
@@ -83,6 +84,7 @@ def check_operators(proto: ModelProto, ops: Mapping[str, Any]) -> None:
     """
     versions = opset_versions(proto)
     for node in all_nodes(proto.graph.node):
+        _check_equation(node)
         name = f"{node.domain or 'ai.onnx'}::{node.op_type}"
         version = versions.get(node.domain)
         if name in ops or (version is not None and onnx.defs.has(node.op_type, version, node.domain)):
@@ -162,6 +164,18 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
+_EQUATION = re.compile(r"([A-Za-z]|\.\.\.|,)*(->([A-Za-z]|\.\.\.)*)?")
+
+
+def _check_equation(node: NodeProto) -> None:
+    """Check what Einsum is to compute: onnx's inference never returns from some equations that are none."""
+    for attribute in node.attribute:
+        if node.op_type == "Einsum" and attribute.name == "equation":
+            text = attribute.s.decode("utf-8", "replace").replace(" ", "")
+            if not _EQUATION.fullmatch(text):
+                raise InvalidModelError(f"{node_text(node)}: '{text}' is no equation of an Einsum")
+
+
 def _near(op_type: str, ops: Mapping[str, Any]) -> str:
     known = {schema.name for schema in onnx.defs.get_all_schemas()} | {
         name.partition("::")[2] for name in ops
@@ -194,6 +208,8 @@ def _check_graph(graph: GraphProto, outer: Collection[str], where: str) -> None:
 
 def _defined(graph: GraphProto, where: str) -> set[str]:
     """Return the names of inputs and initializers; none may be defined twice, by nodes neither."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        _check_type(value.type, f"value '{value.name}' of {where}")
     inputs = [_named(v.name, where) for v in graph.input]
     initializers = [_named(t.name, where) for t in graph.initializer]
     for names, what in (
@@ -215,6 +231,19 @@ def _defined(graph: GraphProto, where: str) -> set[str]:
     return {*inputs, *initializers}
 
 
+def _check_type(kind: TypeProto, where: str) -> None:
+    """Check the element type, at any depth of sequences and optionals."""
+    match kind.WhichOneof("value"):
+        case "tensor_type" | "sparse_tensor_type" as field:
+            element = getattr(kind, field).elem_type
+            if element not in TensorProto.DataType.values():
+                raise InvalidModelError(
+                    f"{where} has element type {element}, which onnx {onnx.__version__} does not know"
+                )
+        case "sequence_type" | "optional_type" as field:
+            _check_type(getattr(kind, field).elem_type, where)
+
+
 def _named(name: Any, where: str) -> str:
     if not isinstance(name, str) or not name:
         raise InvalidModelError(f"a value of {where} has no name, or one that is no text: {name!r}")
@@ -226,12 +255,14 @@ def _close(name: str, scope: Collection[str]) -> str:
     return f"; near: '{near[0]}'" if near else ""
 
 
-def _reads(node: NodeProto) -> Iterator[str]:
-    yield from node.input
+def _reads(node: NodeProto) -> set[str]:
+    """Return the names that ``node`` reads, those that its subgraphs take from around them among them."""
+    names = set(node.input)
     for graph in subgraphs(node):
-        for inner in graph.node:
-            yield from _reads(inner)
-        yield from (o.name for o in graph.output)
+        inner = {o.name for o in graph.output}.union(*(_reads(n) for n in graph.node))
+        own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        names |= inner - own - {o for n in graph.node for o in n.output}
+    return names
 
 
 def _sort(graph: GraphProto, made_by: Mapping[str, NodeProto]) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from tactician.errors import InvalidModelError, ShapeError, UnknownOpError
+from tactician.errors import InvalidModelError
+from tactician.node_inference import data_type, infer_node
 from tactician.signature import dtype_name, numpy_dtype
 
 DEFAULT_OPSET = 21
-_INFERENCE_BYTES = 1024
-"""Constants up to this size take part in shape inference with their values."""
 
 
 class Tensor:
@@ -122,7 +120,7 @@ class Network:
         InvalidModelError
             If the name is taken, or there is no such element type.
         """
-        value = ir.Value(name=self._claim(name), shape=ir.Shape(shape), type=ir.TensorType(_data_type(dtype)))
+        value = ir.Value(name=self._claim(name), shape=ir.Shape(shape), type=ir.TensorType(data_type(dtype)))
         self.model.graph.inputs.append(value)
         return Tensor(self, value)
 
@@ -136,7 +134,7 @@ class Network:
         """
         array = np.asarray(array)
         name = self._claim(name) if name else self._fresh("constant")
-        tensor = ir.tensor(array, dtype=_data_type(dtype_name(array.dtype)), name=name)
+        tensor = ir.tensor(array, dtype=data_type(dtype_name(array.dtype)), name=name)
         value = ir.Value(
             name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
         )
@@ -198,7 +196,7 @@ class Network:
             value.name = self._claim(f"{name}_out" if outputs == 1 else f"{name}_out{i}")
         self.model.graph.opset_imports.setdefault(domain, version)
         if not domain:
-            _infer(node, self.model.graph.opset_imports[""])
+            infer_node(node, self.model.graph.opset_imports[""])
         self.model.graph.append(node)
         results = tuple(Tensor(self, v) for v in node.outputs)
         return results[0] if outputs == 1 else results
@@ -263,65 +261,3 @@ class Network:
         while f"{stem}_{count}" in self._names or f"{stem}_{count}_out" in self._names:
             count += 1
         return self._claim(f"{stem}_{count}")
-
-
-def _infer(node: ir.Node, opset: int) -> None:
-    """Set the types of a standard node's outputs, by onnx's inference on this node alone."""
-    import onnx
-
-    try:
-        schema = onnx.defs.get_schema(node.op_type, opset, "")
-    except onnx.defs.SchemaError as error:
-        near = difflib.get_close_matches(node.op_type, {s.name for s in onnx.defs.get_all_schemas()}, 3)
-        hint = f"; near: {', '.join(near)}" if near else ""
-        raise UnknownOpError(
-            f"ONNX has no operator '{node.op_type}' in opset {opset}{hint}; pass domain= for a plugin's operator"
-        ) from error
-    types, data = {}, {}
-    for value in node.inputs:
-        if value is None:
-            continue
-        if value.type is None:
-            return  # behind a plugin's operator: inferred when the network is built
-        types[value.name or ""] = _type_proto(value)
-        if value.const_value is not None and value.const_value.nbytes <= _INFERENCE_BYTES:
-            data[value.name or ""] = ir.serde.serialize_tensor(value.const_value)
-    imports = [onnx.helper.make_opsetid("", opset)]
-    proto = ir.serde.serialize_node(node)
-    try:
-        onnx.checker.check_node(proto, _context(opset))
-        found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=imports)
-    except Exception as error:  # onnx has several kinds for the one thing that its own message says
-        given = ", ".join(f"'{v.name}' {v.dtype}{v.shape}" for v in node.inputs if v is not None)
-        raise ShapeError(
-            f"{node.op_type} '{node.name}': {' '.join(str(error).split())} (inputs: {given})"
-        ) from error
-    for value in node.outputs:
-        kind = found.get(value.name or "")
-        if kind is not None:
-            value.type = ir.serde.deserialize_type_proto_for_type(kind)
-            value.shape = ir.serde.deserialize_type_proto_for_shape(kind)
-
-
-def _context(opset: int) -> Any:
-    import onnx
-
-    context = onnx.checker.C.CheckerContext()
-    context.ir_version = onnx.IR_VERSION
-    context.opset_imports = {"": opset}
-    return context
-
-
-def _type_proto(value: ir.Value) -> Any:
-    proto = ir.serde.serialize_value(value).type
-    return proto
-
-
-def _data_type(dtype: str) -> ir.DataType:
-    name = {"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype, dtype.upper())
-    try:
-        return ir.DataType[name]
-    except KeyError as error:
-        raise InvalidModelError(
-            f"'{dtype}' is no ONNX element type; use a name such as float32, float16, int64"
-        ) from error

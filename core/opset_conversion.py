@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from onnx import ModelProto, version_converter
 from tactician.errors import InvalidModelError
 from tactician.model_checks import all_nodes, check_structure, one_line, opset_versions, run_checker
@@ -15,8 +17,12 @@ NOTE = "tactician.opset"
 OLDEST_KEPT = 7
 """Models of older opsets must be convertible: nothing has kernels for these."""
 
-MISCONVERTED = {"Scan": 9}
-"""Operators whose conversion changes their meaning, with the opset that it happens at."""
+MISCONVERTED = {"PRelu": 7, "Scan": 9}
+"""Operators that the converter leaves as they are, with the opset in which their meaning changed.
+
+PRelu's slope was one per channel and is broadcast from the right, which is the same for a single one; Scan had a
+batch dimension.
+"""
 
 
 def modernize(proto: ModelProto) -> ModelProto:
@@ -47,9 +53,11 @@ def modernize(proto: ModelProto) -> ModelProto:
 
 
 def _convert(proto: ModelProto, version: int) -> ModelProto:
+    single = {t.name for t in proto.graph.initializer if math.prod(t.dims) == 1}
     for node in all_nodes(proto.graph.node):
-        if not node.domain and version < MISCONVERTED.get(node.op_type, 0):
-            raise InvalidModelError(f"{node.op_type} is not converted right")
+        same = node.op_type == "PRelu" and node.input[1:] and node.input[1] in single
+        if not node.domain and not same and version < MISCONVERTED.get(node.op_type, 0):
+            raise InvalidModelError(f"the converter does not know that {node.op_type} has changed")
     converted = version_converter.convert_version(proto, BASELINE)
     for kind in ("input", "output"):
         if [v.name for v in getattr(proto.graph, kind)] != [v.name for v in getattr(converted.graph, kind)]:

@@ -14,8 +14,8 @@ from onnx import GraphProto, ModelProto, ValueInfoProto
 from tactician.errors import InvalidModelError, ShapeError
 from tactician.model_checks import all_nodes, node_text, one_line, subgraphs
 from tactician.model_file import without_weights
+from tactician.node_inference import infer_custom_node, infer_node
 from tactician.shape_errors import Types, find_clash
-from tactician.signature import TensorType
 from tactician.tensor_checks import bits
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,10 @@ DATA_DEPENDENT_OPS = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Str
 _MADE_UP = "unk__"
 """How names begin that onnx's inference gives to dimensions it can't know."""
 
-_MOST_ROUNDS = 64
-"""Plugins' operators that feed each other are inferred one after the other, this often at most."""
+_MOST_ROUNDS = 4
+"""What plugins' operators make known, onnx's inference can make more of within subgraphs, and these again."""
+
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def infer_types(proto: ModelProto, ops: Mapping[str, Any]) -> ModelProto:
@@ -46,11 +48,14 @@ def infer_types(proto: ModelProto, ops: Mapping[str, Any]) -> ModelProto:
         If shapes of a node's inputs do not fit together, or a tensor is larger than the memory of this machine.
     """
     _forget_data_dependent(proto)
-    result = _infer(proto)
+    result, thorough = _infer(proto)
     for _ in range(_MOST_ROUNDS):
-        if not _infer_custom(result, ops):
+        if not ops or not _infer_custom(result, ops):
             break
-        result = _infer(result)
+        result, thorough = _infer(result)
+    clash = find_clash(result, thorough=thorough)
+    if clash:
+        raise ShapeError(clash)
     _drop_made_up_symbols(result.graph)
     _check_sizes(result)
     return result
@@ -93,24 +98,21 @@ def _unknown(dim: Any) -> bool:
     return not isinstance(dim, int) and dim.value is None
 
 
-def _infer(proto: ModelProto) -> ModelProto:
-    clear = proto
+def _infer(proto: ModelProto) -> tuple[ModelProto, bool]:
+    """Return ``proto`` with inferred types, and whether inference found something to complain of.
+
+    That need not be an error: it also complains of types that are not known.
+    """
     try:
-        result = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-        thorough = False
-    except Exception:  # strict inference also fails where nothing is wrong: at types that are not known
+        return onnx.shape_inference.infer_shapes(
+            proto, check_type=True, strict_mode=True, data_prop=True
+        ), False
+    except Exception:  # onnx has several kinds for it; which node it is, and why, is found out later
         clear = _without_declared(proto)
-        try:
-            result = onnx.shape_inference.infer_shapes(
-                clear, check_type=False, strict_mode=False, data_prop=True
-            )
-        except Exception as error:
-            raise InvalidModelError(f"shapes can't be inferred: {one_line(error)}") from error
-        thorough = True
-    clash = find_clash(result, thorough=thorough)
-    if clash:
-        raise ShapeError(clash)
-    return result
+    try:
+        return onnx.shape_inference.infer_shapes(clear, data_prop=True), True
+    except Exception as error:
+        raise InvalidModelError(f"shapes can't be inferred: {one_line(error)}") from error
 
 
 def _forget_data_dependent(proto: ModelProto) -> None:
@@ -149,82 +151,30 @@ def _without_declared(proto: ModelProto) -> ModelProto:
 
 
 def _infer_custom(proto: ModelProto, ops: Mapping[str, Any]) -> bool:
-    """Set output types of plugins' nodes whose input types are known; return whether there were any."""
-    known = Types.of(proto).types
-    waiting = [
-        list(node.output)
-        for node in proto.graph.node
-        if f"{node.domain or 'ai.onnx'}::{node.op_type}" in ops
-        and any(o and not _has_shape(known.get(o)) for o in node.output)
-        and all(_has_shape(known.get(i)) for i in node.input if i)
-    ]
-    if not waiting:
+    """Set output types of plugins' nodes, and of what follows from them; return whether any became known."""
+    domains = {name.partition("::")[0] for name in ops}
+    if not any((node.domain or "ai.onnx") in domains for node in proto.graph.node):
         return False
-    from tactician.network import signature_of
-
     model = ir.serde.deserialize_model(proto)
-    _mark_constants(model)
-    by_outputs = {tuple(o.name for o in node.outputs): node for node in model.graph}
-    progress = False
-    for outputs in waiting:
-        node = by_outputs[tuple(outputs)]
-        signature = signature_of(node, model)
-        where = f"{node.op_type} '{node.name or outputs[0]}'"
-        try:
-            types = tuple(ops[signature.op].infer(signature))
-        except Exception as error:
-            raise ShapeError(
-                f"{where}: its plugin can't infer the outputs of {signature}: {one_line(error)}"
-            ) from error
-        if len(types) < len(outputs):
-            raise ShapeError(f"{where}: its plugin infers {len(types)} outputs, the node has {len(outputs)}")
-        for name, inferred in zip(outputs, types, strict=False):
-            if name:
-                progress |= _set_type(proto, name, inferred)
-    return progress
-
-
-def _has_shape(kind: onnx.TypeProto | None) -> bool:
-    return kind is not None and (not kind.HasField("tensor_type") or kind.tensor_type.HasField("shape"))
-
-
-def _mark_constants(model: ir.Model) -> None:
-    """Nothing to do for initializers; Constant nodes lend their value to the value they compute."""
+    opset = model.graph.opset_imports.get("", 0)
+    found: dict[str, ir.Value] = {}
     for node in model.graph:
-        if node.op_type == "Constant" and "value" in node.attributes:
-            node.outputs[0].const_value = node.attributes["value"].as_tensor()
-
-
-def _set_type(proto: ModelProto, name: str, inferred: TensorType) -> bool:
-    kind = onnx.helper.make_tensor_type_proto(int(data_type(inferred.dtype)), inferred.shape)
+        if all(v.shape is not None or not v.name for v in node.outputs):
+            continue
+        if f"{node.domain or 'ai.onnx'}::{node.op_type}" in ops:
+            infer_custom_node(node, model, ops)
+        elif node.domain == "" and not any(a.type in _GRAPHS for a in node.attributes.values()):
+            infer_node(node, opset)
+        found |= {v.name or "": v for v in node.outputs if v.shape is not None}
+    progress = bool(found)
     for value in proto.graph.output:
-        if value.name == name:
-            changed = value.type != kind
-            value.type.CopyFrom(kind)
-            return bool(changed)
-    for value in proto.graph.value_info:
-        if value.name == name:
-            changed = value.type != kind
-            value.type.CopyFrom(kind)
-            return bool(changed)
-    proto.graph.value_info.append(ValueInfoProto(name=name, type=kind))
-    return True
-
-
-def data_type(dtype: str) -> ir.DataType:
-    """Return the ONNX element type that ``TensorType`` spells ``dtype``.
-
-    Raises
-    ------
-    InvalidModelError
-        If there is none of that name.
-    """
-    try:
-        return ir.DataType[{"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype, dtype.upper())]
-    except KeyError as error:
-        raise InvalidModelError(
-            f"'{dtype}' is no ONNX element type; use a name such as float32, float16, int64"
-        ) from error
+        if value.name in found:
+            value.type.CopyFrom(ir.serde.serialize_value(found.pop(value.name)).type)
+    kept = [ValueInfoProto.FromString(v.SerializeToString()) for v in proto.graph.value_info]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(v for v in kept if v.name not in found)
+    proto.graph.value_info.extend(ir.serde.serialize_value(v) for v in found.values() if v.name)
+    return progress
 
 
 def _drop_made_up_symbols(graph: GraphProto) -> None:

@@ -45,10 +45,10 @@ def _fold(norm: ir.Node, graph: ir.Graph) -> bool:
     scaled = _scale_weight(linear, weight, scale)
     if scaled is None or not np.isfinite(scale).all():
         return False
-    bias = _int(linear, "beta", 1.0) * rest[0] if rest else np.zeros_like(mean)
-    shifted = (np.broadcast_to(bias, mean.shape) if bias.ndim <= 1 else bias - 0.0) - mean
-    if shifted.ndim != 1:
-        return False
+    bias = _number(linear, "beta", 1.0) * rest[0] if rest else np.zeros_like(mean)
+    if bias.size not in (1, mean.size):
+        return False  # a Gemm's bias may differ from row to row
+    shifted = np.broadcast_to(bias.reshape(-1), mean.shape) - mean
     _replace(linear, norm, scaled, shifted * scale + beta, graph)
     return True
 
@@ -75,7 +75,7 @@ def _scale_weight(node: ir.Node, weight: Array, scale: Array) -> Array | None:
             grouped = weight[None]
             axis = 1
         case "ConvTranspose":  # [in channels, out channels of one group, kernel …]
-            groups = int(_int(node, "group", 1))
+            groups = int(_number(node, "group", 1))
             grouped = weight.reshape(groups, -1, *weight.shape[1:])
             scale = scale.reshape(groups, 1, -1) if scale.size == groups * weight.shape[1] else scale
             if scale.ndim != 3:
@@ -85,7 +85,7 @@ def _scale_weight(node: ir.Node, weight: Array, scale: Array) -> Array | None:
             )
         case _:
             grouped = weight[None]
-            axis = 1 if _int(node, "transB", 0) else 2
+            axis = 1 if _number(node, "transB", 0) else 2
     if grouped.shape[axis] != scale.size:
         return None
     shape = [1] * grouped.ndim
@@ -136,6 +136,6 @@ def _wide(tensor: ir.TensorProtocol) -> Array:
     return np.asarray(tensor.numpy()).astype(np.float64)
 
 
-def _int(node: ir.Node, name: str, default: float) -> float:
+def _number(node: ir.Node, name: str, default: float) -> float:
     attribute = node.attributes.get(name)
     return default if attribute is None else float(attribute.value)

@@ -32,6 +32,7 @@ LAYERS = {
     "tactician.function_inlining": 1,
     "tactician.model_checks": 1,
     "tactician.model_file": 1,
+    "tactician.node_inference": 1,
     "tactician.opset_conversion": 1,
     "tactician.shape_binding": 1,
     "tactician.shape_errors": 1,
