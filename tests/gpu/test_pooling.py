@@ -5,6 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
+from convolution_cases import POOLING
 from pooling_cases import CASES
 from signatures import make_signature
 
@@ -17,3 +18,8 @@ def test_pooling(name, dtype, check):
     op, shape, attributes = CASES[name]
     x = np.random.default_rng(3).standard_normal(shape).astype(dtype)
     check(make_signature(op, [x], attributes), [x])
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=f"{i}-{c}") for i, c in enumerate(POOLING)])
+def test_every_form(case, check):
+    check(make_signature(case.op, case.inputs, case.attributes), case.inputs)
