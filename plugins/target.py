@@ -137,6 +137,13 @@ class Device(ABC):
             If the device reports a failure of that work.
         """
 
+    def mark(self, stream: Any) -> Any:
+        """Return a mark of all that is enqueued on ``stream`` so far, for ``wait``; None where nothing is ever pending."""
+        return None
+
+    def wait(self, stream: Any, mark: Any) -> None:
+        """Let what is enqueued on ``stream`` from now on wait for ``mark``; None is nothing to wait for."""
+
     def capture(self, thunk: Thunk) -> Thunk | None:
         """Record ``thunk`` as a graph that can be replayed on any stream, or return None where there are no graphs."""
         return None

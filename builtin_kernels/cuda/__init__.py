@@ -17,6 +17,7 @@ _MODULES = (
     "conv_implicit_gemm",
     "conv_implicit_gemm_ffma",
     "conv_depthwise",
+    "cudnn_conv",
     "pooling",
     "batch_norm",
     "pointwise",

@@ -158,6 +158,15 @@ class CudaDevice(Device):
                 f"cuda device {self.index} ({self.name}) reported a failure: {error}"
             ) from error
 
+    def mark(self, stream: Any) -> Any:
+        """Return an event; None while a caller captures ``stream``, whose graph can't be waited for."""
+        return None if _is_capturing(stream) else stream.record()
+
+    def wait(self, stream: Any, mark: Any) -> None:
+        """Wait for the event on the GPU; a caller's graph orders itself."""
+        if mark is not None and not _is_capturing(stream):
+            stream.wait(mark)
+
     def capture(self, thunk: Thunk) -> Thunk:
         """Record what ``thunk`` enqueues as a CUDA graph; the result replays it."""
         self.core.set_current()
@@ -341,6 +350,13 @@ def _library_versions() -> dict[str, str]:
         else:
             versions[label] = ""
     return versions
+
+
+def _is_capturing(stream: Any) -> bool:
+    from cuda.bindings import driver
+
+    (status,) = _check(driver.cuStreamIsCapturing(int(stream.handle)))
+    return bool(status != driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
 
 
 def _contiguous(view: Any) -> bool:

@@ -31,7 +31,9 @@ class StepTime(msgspec.Struct, frozen=True):
 
 
 class Session:
-    """Runs an engine. Calls from several threads are done one after the other.
+    """Runs an engine. Calls from several threads, and what they enqueue on several streams, are done one after the other.
+
+    For runs at the same time, make several sessions of one engine.
 
     Parameters
     ----------
@@ -69,6 +71,7 @@ class Session:
         self._values, self._buffers = self._place_tensors()
         self._executor = Executor(self.plan, self._devices, self._bind_steps(), self._values)
         self._owned: dict[int, Any] = {}
+        self._pending: Any = None  # mark of what was enqueued last: the arena is its own until then
 
     @property
     def inputs(self) -> list[TensorSpec]:
@@ -102,8 +105,10 @@ class Session:
             for index in self.plan.outputs:
                 if self.plan.tensors[index].place == Place.OUTPUT:
                     bound[index] = self._output_buffer(index, reuse=self.plan.target != "cpu")
+            self._device.wait(self._stream, self._pending)
             values = self._executor.run(bound, self._stream)
             self._device.synchronize(self._stream)
+            self._pending = None
             return {
                 self.plan.tensors[i].name: self._result(i, values[i], on_device) for i in self.plan.outputs
             }
@@ -150,7 +155,9 @@ class Session:
                         if given
                         else self._output_buffer(index, reuse=True)
                     )
+            self._device.wait(stream, self._pending)
             values = self._executor.run(bound, stream)
+            self._pending = self._device.mark(stream)
             return {self.plan.tensors[i].name: values[i] for i in self.plan.outputs}
 
     def thunk(self, feeds: Mapping[str, Any]) -> Thunk:

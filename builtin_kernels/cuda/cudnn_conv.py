@@ -1,0 +1,137 @@
+"""Convolutions by cuDNN: every execution plan that its heuristics propose, named by engine and knobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Self
+
+from tactician.builtin_kernels.cuda.conv_problem import ConvProblem, conv_problem
+from tactician.builtin_kernels.cuda.conv_stages import bias_of
+from tactician.builtin_kernels.cuda.cudnn_plan import (
+    BIAS,
+    DTYPES,
+    ConvGraph,
+    LibraryError,
+    StoredPlan,
+    W,
+    X,
+    Y,
+    handle,
+    library,
+    plan_name,
+)
+from tactician.plugins.target import Artifacts
+from tactician.signature import OpSignature
+from tactician.tactics.tactic import Launch, Tactic
+
+PROPOSALS = 8
+"""Plans that are offered for each precision."""
+
+
+@dataclass(frozen=True)
+class CudnnConv(Tactic):
+    """One execution plan of cuDNN; the fields are the library's own numbers for it."""
+
+    op: ClassVar[str] = "ai.onnx::Conv"
+    target: ClassVar[str] = "cuda"
+    library: ClassVar[str] = "cudnn"
+
+    engine: int = 0
+    """Number of the engine."""
+    knobs: str = ""
+    """The engine's settings, ``"tile_size:0,tilek:1"``; none for its defaults."""
+    tf32: bool = False
+    """Whether float32 operands are rounded to tf32."""
+
+    @classmethod
+    def candidates(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
+        """Yield the plans that the heuristics propose, best first; for float32 also those with tf32."""
+        problem = _problem(signature, device)
+        if isinstance(problem, str):
+            yield cls()
+            return
+        for tf32 in (False, True) if problem.dtype == "float32" else (False,):
+            try:
+                plans = list(_graph(problem, tf32, handle(device)).proposals(PROPOSALS))
+            except LibraryError:
+                # one tactic stays, whose `decline` has the library's own words
+                plans = [(cls.engine, cls.knobs)]
+            yield from (cls(engine, knobs, tf32) for engine, knobs in plans)
+
+    def decline(self, signature: OpSignature, device: Any) -> str | None:
+        """Decline without the library, what it has no form for, and plans that it refuses."""
+        problem = _problem(signature, device)
+        if isinstance(problem, str):
+            return problem
+        if self.tf32 and problem.dtype != "float32":
+            return f"tf32 is for float32, not for {problem.dtype}"
+        try:
+            _graph(problem, self.tf32, handle(device)).build(self.engine, self.knobs)
+        except LibraryError as error:
+            return str(error)
+        return None
+
+    def workspace(self, signature: OpSignature, device: Any) -> int:
+        """Return the scratch memory that the plan asks for, in bytes."""
+        problem = conv_problem(signature)
+        assert isinstance(problem, ConvProblem), problem
+        return _graph(problem, self.tf32, handle(device)).build(self.engine, self.knobs)
+
+    def numerics(self, signature: OpSignature) -> frozenset[str]:
+        """Return whether operands are rounded."""
+        return frozenset({"tf32"} if self.tf32 else ())
+
+    def prepare(self, signature: OpSignature, device: Any) -> Launch:
+        """Build the plan, or restore it as it was stored with the engine, its compiled kernels included."""
+        problem = conv_problem(signature)
+        assert isinstance(problem, ConvProblem), problem
+        device.core.set_current()
+
+        def make() -> bytes:
+            return _graph(problem, self.tf32, handle(device)).serialized(self.engine, self.knobs)
+
+        version = library().backend_version()
+        name = f"{plan_name(self.engine, self.knobs)} {self.tf32}"
+        key = Artifacts.key(
+            "cudnn", str(version), str(device.facts["arch"]), device.name, signature.key, name
+        )
+        plan = StoredPlan(device.artifacts.get(key, make), handle(device))
+
+        def run(inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any) -> None:
+            pointers = {X: inputs[0].pointer, W: inputs[1].pointer, Y: outputs[0].pointer}
+            if problem.bias:
+                pointers[BIAS] = bias_of(inputs).pointer
+            plan.run(pointers, 0 if workspace is None else workspace.pointer, int(stream.handle))
+
+        return run
+
+
+TACTICS: list[type[Tactic]] = [CudnnConv]
+
+
+@lru_cache(
+    maxsize=64
+)  # the different convolutions of a network: describing one anew takes longer than a race
+def _graph(problem: ConvProblem, tf32: bool, library_handle: int) -> ConvGraph:
+    """Return the graph of a problem; its plans are built once for all of its tactics."""
+    return ConvGraph(problem, tf32, {"handle": library_handle})
+
+
+def _problem(signature: OpSignature, device: Any) -> ConvProblem | str:
+    """Return the convolution in a form that the library has, or why there is none here."""
+    problem = conv_problem(signature)
+    if isinstance(problem, str):
+        return problem
+    if problem.dtype not in DTYPES:
+        return f"element type {problem.dtype} is left to other kernels"
+    if problem.is_empty:
+        return "there is no output"
+    if not device.facts["driver"]:
+        return "cuDNN needs a GPU and its driver"
+    try:
+        library()
+    except LibraryError as error:
+        return str(error)
+    return problem
