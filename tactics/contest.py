@@ -10,7 +10,7 @@ from tactician.config import BuilderConfig
 from tactician.errors import DeviceError
 from tactician.tactics.admission import Admission, DeviceLostError, Examination, prepare_failure
 from tactician.tactics.expected import Reference
-from tactician.tactics.job import Job, rescaled, scaled
+from tactician.tactics.job import Job, reraced, scaled
 from tactician.tactics.race import RacePolicy, RaceResult
 from tactician.tactics.record import Outcome, Timing
 from tactician.tactics.reduction import reduction_length
@@ -174,7 +174,7 @@ class Contest:
         if job.anchor is not None and job.anchor.id in result.timings:
             record, now = job.records[job.anchor.id], result.timings[job.anchor.id]
             scale = record.timing.median / now.median if record.timing else 1.0
-            job.records[job.anchor.id] = rescaled(record, now, scale)
+            job.records[job.anchor.id] = reraced(record, scaled(now, scale))
         for candidate in job.fresh:
             admission, name = self._admissions[candidate.id], candidate.id
             if name in result.timings:

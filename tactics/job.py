@@ -121,9 +121,16 @@ def find_anchor(
     return min(known, key=rank, default=None)
 
 
-def rescaled(record: CandidateRecord, timing: Timing, scale: float) -> CandidateRecord:
-    """Return ``record`` with ``timing``, all its seconds multiplied by ``scale``."""
-    return msgspec.structs.replace(record, timing=scaled(timing, scale))
+def reraced(record: CandidateRecord, again: Timing) -> CandidateRecord:
+    """Return ``record``, of a candidate that was raced ``again`` against others, on the scale of its first race.
+
+    Its interval only widens: a race against newcomers tells nothing new of those that it was tied with before.
+    """
+    first = record.timing
+    if first is None:
+        return msgspec.structs.replace(record, timing=again)
+    wider = msgspec.structs.replace(first, low=min(first.low, again.low), high=max(first.high, again.high))
+    return msgspec.structs.replace(record, timing=wider)
 
 
 def scaled(timing: Timing, scale: float) -> Timing:

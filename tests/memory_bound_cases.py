@@ -153,6 +153,15 @@ POINTWISE = [
         [np.arange(100, 104, dtype=np.uint32), np.arange(4, dtype=np.uint32)],
         {"direction": "RIGHT"},
     ),
+    *(
+        Case(
+            "BitShift",
+            [whole(60, dtype=t), np.arange(60).astype(t)],
+            {"direction": d},
+        )
+        for t in (np.int8, np.int32)
+        for d in ("LEFT", "RIGHT")
+    ),
     *(Case(op, [np.round(normal(5, 8)), np.round(normal(8))]) for op in _COMPARISONS),
     *(Case(op, [whole(40, low=-2, high=2), whole(40, low=-2, high=2)]) for op in _COMPARISONS),
     Case("Equal", [boolean(9), boolean(9)]),
@@ -328,7 +337,17 @@ MOVEMENT = [
         for m in ("nearest", "linear")
         for t in ("asymmetric", "half_pixel", "align_corners", "pytorch_half_pixel")
     ),
-    Case("Resize", [normal(1, 2, 5, 6), None, np.array([1, 1, 2, 1.5], np.float32)], {"mode": "linear"}),
+    # extents that are rounded down, and one that stays although it is scaled
+    *(
+        Case(
+            "Resize",
+            [normal(1, 2, 5, 6), None, np.array([1, 1, *scales], np.float32)],
+            {"mode": "linear", "coordinate_transformation_mode": t},
+            (2,),
+        )
+        for scales in ((2, 1.5), (0.7, 1.1))
+        for t in ("asymmetric", "half_pixel", "align_corners", "pytorch_half_pixel")
+    ),
 ]
 
 FAMILIES = {

@@ -228,7 +228,10 @@ class StoredPlan:
     def __init__(self, data: bytes, handle: int) -> None:
         self._cudnn, self._handle = library(), handle
         self._graph = self._cudnn.pygraph(handle=handle)
-        self._graph.deserialize(handle, list(data))
+        with _LOCK:
+            # the plan is warmed up on the handle's stream, and the one that it was last given may be gone
+            self._cudnn.set_stream(handle=handle, stream=0)
+            self._graph.deserialize(handle, list(data))
 
     def run(self, pointers: dict[int, int], workspace: int, stream: int) -> None:
         """Enqueue the plan on ``stream``; ``pointers`` has the address of each tensor of the graph."""

@@ -206,8 +206,11 @@ def _shift(call: Call) -> tuple[str, str]:
     x, bits = call[0], call[1].code
     if x.dtype not in INT_LIMITS:
         raise UnsupportedError(f"can't shift {x.dtype}")
-    symbol = "<<" if call.attribute("direction", "LEFT") == "LEFT" else ">>"
-    return x.dtype, f"{bits} < {INT_LIMITS[x.dtype]} ? {x.code} {symbol} {bits} : 0"
+    width = INT_LIMITS[x.dtype]
+    if call.attribute("direction", "LEFT") == "LEFT":
+        return x.dtype, f"{bits} < {width} ? {x.code} << {bits} : 0"
+    beyond = "0" if x.dtype.startswith("u") else f"{x.code} < 0 ? -1 : 0"
+    return x.dtype, f"{bits} < {width} ? {x.code} >> {bits} : ({beyond})"
 
 
 def _is_infinite(call: Call) -> tuple[str, str]:

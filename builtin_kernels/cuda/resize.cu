@@ -1,16 +1,17 @@
 // y[i] = x at the place that i comes from: its nearest neighbour, or the weighted 2^D corners around it (LINEAR)
 //
 //   x : T[INPUT...], y : T[OUTPUT...], RANK dimensions, row-major; scales : float[RANK] or null, then OUTPUT / INPUT
-//   a dimension whose extent stays is passed through; D others are resized
+//   a dimension of scale 1 is passed through; D others are resized; aligned corners are those of the extent before
+//   it is rounded down, INPUT * scale
 //   moves sizeof(T) * (COUNT + elements of x) bytes; a thread does one element; places are computed in double
 
-__device__ __forceinline__ double origin(u32 c, double scale, int from, int to) {
+__device__ __forceinline__ double origin(u32 c, double scale, int from, double to) {
 #if TRANSFORM == ASYMMETRIC
     return c / scale;
 #elif TRANSFORM == ALIGN_CORNERS
-    return to == 1 ? 0.0 : (double)c * (from - 1) / (to - 1);
+    return to == 1.0 ? 0.0 : c * (from - 1.0) / (to - 1.0);
 #elif TRANSFORM == PYTORCH_HALF_PIXEL
-    return to == 1 ? 0.0 : (c + 0.5) / scale - 0.5;
+    return to == 1.0 ? 0.0 : (c + 0.5) / scale - 0.5;
 #else
     return (c + 0.5) / scale - 0.5;
 #endif
@@ -37,6 +38,7 @@ resize(const T* __restrict__ x, const float* __restrict__ scales, T* __restrict_
     // 1. the coordinates, from the innermost: the lower corner, and the weight of the upper one
     int low[RANK], high[RANK];
     A weight[RANK];
+    bool moves[RANK];
     Index rest = i;
 #pragma unroll
     for (int d = RANK - 1; d >= 0; d--) {
@@ -44,8 +46,10 @@ resize(const T* __restrict__ x, const float* __restrict__ scales, T* __restrict_
         rest /= (u32)to[d];
         low[d] = high[d] = c;
         weight[d] = 0;
-        if (from[d] != to[d]) {
-            const double place = origin(c, scales ? (double)scales[d] : (double)to[d] / from[d], from[d], to[d]);
+        const double scale = scales ? (double)scales[d] : (double)to[d] / from[d];
+        moves[d] = scale != 1.0;
+        if (moves[d]) {
+            const double place = origin(c, scale, from[d], scales ? scale * from[d] : (double)to[d]);
 #if LINEAR
             const double below = floor(place);
             low[d] = inside((int)below, from[d]);
@@ -67,9 +71,9 @@ resize(const T* __restrict__ x, const float* __restrict__ scales, T* __restrict_
 #pragma unroll
         for (int d = 0; d < RANK; d++) {
             const bool upper = corner >> d & 1;
-            counts &= !upper || from[d] != to[d];
+            counts &= !upper || moves[d];
             place = place * (u32)from[d] + (u32)(upper ? high[d] : low[d]);
-            if (LINEAR && from[d] != to[d]) share *= upper ? weight[d] : 1 - weight[d];
+            if (LINEAR && moves[d]) share *= upper ? weight[d] : 1 - weight[d];
         }
         if (counts) sum += share * (A)widen(x[place]);
     }

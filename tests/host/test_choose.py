@@ -388,3 +388,22 @@ def test_builds_over_one_cache_choose_alike_under_noise(tmp_path: Path) -> None:
 
 def outcomes_by_plugin(decision: Decision) -> dict[str, str]:
     return {r.plugin: str(r.outcome) for r in decision.candidates}
+
+
+def test_a_slower_newcomer_changes_nothing(tmp_path: Path) -> None:
+    """Racing the winner against a newcomer on a quieter machine says nothing new of those it was tied with."""
+    close = make_tactic("Close", Sized, step=0.012, best=3, blocks=tuple(range(6)))
+    slower = make_tactic("Slower", cost=1.5e-5)
+    for seed in range(40):
+        cache = TimingCache(tmp_path / f"{seed}.sqlite")
+        chosen = []
+        for number, offers in enumerate((registry(close), registry(close, newcomer=slower)) * 2):
+            device = FakeDevice()
+            noise = 0.0005 if number else 0.04
+            timer = ScriptedTimer(device, noise=noise, seed=10 * seed + number)
+            measured = Measurer(offers, device, timer, reference, cache=cache).measure_all([CALL])
+            fingerprints = {CALL.key: device.fingerprint()}
+            nodes = {CALL.key: ["node"]}
+            (decision,) = choose_all(measured, nodes, cache=cache, fingerprints=fingerprints)
+            chosen.append(decision.chosen)
+        assert len(set(chosen)) == 1, f"seed {seed}: {chosen}"
