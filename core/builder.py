@@ -18,17 +18,17 @@ from tactician.assembly import Assembly, Assignment
 from tactician.config import BuilderConfig
 from tactician.engine import Engine
 from tactician.importer import import_model
+from tactician.measuring import measure
 from tactician.network import signatures as network_signatures
 from tactician.network import tensor_type
 from tactician.plan import FORMAT_VERSION, BuildReport, ModelInfo, Plan, PluginUse
 from tactician.plugins.manager import Plugins, load_plugins
-from tactician.plugins.reference import reference_for
 from tactician.plugins.target import Artifacts, Device, Target, Timer
 from tactician.signature import OpSignature
 from tactician.tactics.cache import TimingCache
-from tactician.tactics.choose import choose_all, decided
+from tactician.tactics.choose import choose_all
 from tactician.tactics.lock import LockFile
-from tactician.tactics.measure import Measured, Measurer, Progress
+from tactician.tactics.measure import Measured, Progress
 from tactician.tactics.record import Decision
 from tactician.tactics.selector import AlgorithmSelector
 
@@ -88,7 +88,8 @@ def build(
         signatures = network_signatures(network)
         lock = _read_lock(config)
     with clock("measure"):
-        measured = _measure(signatures, devices, plugins, config, lock, timer, progress)
+        own = timer or (target if isinstance(target, Target) else None)
+        measured = measure(signatures, devices, plugins, config, lock, timer, progress, own=own)
     with clock("choose"):
         decisions = _choose(signatures, measured, plugins, config, lock, selector)
     with clock("plan"):
@@ -127,40 +128,6 @@ def _read_lock(config: BuilderConfig) -> LockFile | None:
     """Return the lock file to replay: one must be there only if the build is to be locked."""
     wanted = config.lock_file is not None and (config.locked or config.lock_file.exists())
     return LockFile.load(config.lock_file) if wanted and config.lock_file else None
-
-
-def _measure(
-    signatures: Mapping[str, OpSignature],
-    devices: Sequence[Device],
-    plugins: Plugins,
-    config: BuilderConfig,
-    lock: LockFile | None,
-    timer: Timer | None,
-    progress: Watch | None,
-) -> dict[str, tuple[Device, Measured]]:
-    """Measure every signature on the first device that has a tactic which runs it."""
-    cache = TimingCache(config.timing_cache) if config.use_timing_cache else None
-    results: dict[str, tuple[Device, Measured]] = {}
-    left = list(signatures.values())
-    for device in devices:
-        measurer = Measurer(
-            plugins.registry,
-            device,
-            timer or device.timer(),
-            lambda signature: reference_for(signature, plugins.ops),
-            cache=cache,
-            config=config,
-            hooks=plugins.hooks.filter_tactics,
-            progress=progress,
-            decided=decided(signatures, lock, config),
-        )
-        for key, measured in measurer.measure_all(left).items():
-            if key not in results or measured.usable:
-                results[key] = (device, measured)
-        left = [s for s in left if not results[s.key][1].usable]
-        if not left:
-            break
-    return results
 
 
 def _choose(

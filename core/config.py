@@ -44,6 +44,11 @@ class BuilderConfig:
         Whether anything that is not as in ``lock_file`` is an error.
     plugins, disabled_plugins
         Allow list (None: all installed) and deny list of plugins by name; paths to ``.py`` files load these.
+    isolate
+        Whether candidates are checked and timed in a process of their own, which the build survives; None: where
+        the target asks for it, as ``cuda`` does.
+    candidate_timeout
+        Seconds that one run of one candidate may take in a process of its own; ten times as long to be prepared.
     strict
         Whether a failing hook, selector or plugin is an error instead of a report.
     threads
@@ -73,6 +78,8 @@ class BuilderConfig:
     locked: bool = False
     plugins: tuple[str, ...] | None = None
     disabled_plugins: tuple[str, ...] = ()
+    isolate: bool | None = None
+    candidate_timeout: float = 60.0
     strict: bool = False
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     seed: int = 0

@@ -162,6 +162,8 @@ class Target(ABC):
     name: ClassVar[str]
     fallback: ClassVar[str | None] = "cpu"
     """The target that runs what this one has no tactic for."""
+    isolated: ClassVar[bool] = True
+    """Whether candidates are measured in a process of their own: where a bad launch ends the process or its device."""
 
     @abstractmethod
     def unavailable(self) -> str | None:

@@ -16,6 +16,7 @@ from tactician.tactics.record import Outcome
 from tactician.tactics.registry import Candidate
 from tactician.tactics.sampling import CannotSample
 from tactician.tactics.tactic import Launch
+from tactician.tactics.watch import Watch
 
 if TYPE_CHECKING:
     from tactician.plugins.target import Device
@@ -112,7 +113,9 @@ class Examination:
         inputs_sets: Sequence[Inputs],
         *,
         seed: int = 0,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch or Watch()
         self.signature = signature
         self.device = device
         self.stream = device.create_stream()
@@ -128,13 +131,14 @@ class Examination:
     def examine(self, candidate: Candidate, launch: Launch | None = None) -> Admission:
         """Return the verdict on ``candidate``; ``launch`` is its prepared launch, if there is one already."""
         try:
-            nbytes = candidate.tactic.workspace(self.signature, self.device)
-            numerics = candidate.tactic.numerics(self.signature)
-            launch = launch or candidate.tactic.prepare(self.signature, self.device)
+            with self.watch.running(self.signature.key, (candidate.id,), "prepare"):
+                nbytes = candidate.tactic.workspace(self.signature, self.device)
+                numerics = candidate.tactic.numerics(self.signature)
+                launch = launch or candidate.tactic.prepare(self.signature, self.device)
         except (Exception, SystemExit) as error:
             return prepare_failure(error)
         buffers = CallBuffers(self.device, self.signature, nbytes, self._random)
-        trial = _Trial(self, buffers, launch, numerics)
+        trial = _Trial(self, candidate.id, buffers, launch, numerics)
         try:
             problem = trial.run_all()
         except _RaisedError as error:
@@ -169,9 +173,15 @@ class _Trial:
     """The runs of one candidate."""
 
     def __init__(
-        self, exam: Examination, buffers: CallBuffers, launch: Launch, numerics: frozenset[str]
+        self,
+        exam: Examination,
+        candidate: str,
+        buffers: CallBuffers,
+        launch: Launch,
+        numerics: frozenset[str],
     ) -> None:
         self._exam = exam
+        self._candidate = candidate
         self._buffers = buffers
         self._launch = launch
         self._numerics = numerics
@@ -203,6 +213,10 @@ class _Trial:
         return self._judge(number, self._run(number, POISONS[0]))
 
     def _run(self, number: int, poison: int) -> list[Any]:
+        with self._exam.watch.running(self._exam.signature.key, (self._candidate,), "check"):
+            return self._run_watched(number, poison)
+
+    def _run_watched(self, number: int, poison: int) -> list[Any]:
         exam, buffers = self._exam, self._buffers
         device, stream = exam.device, exam.stream
         buffers.fill(poison)

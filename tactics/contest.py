@@ -17,6 +17,7 @@ from tactician.tactics.reduction import reduction_length
 from tactician.tactics.registry import Candidate
 from tactician.tactics.sampling import CannotSample, hard_inputs, representative, sample_inputs
 from tactician.tactics.timing import Entrant, Track
+from tactician.tactics.watch import Watch
 
 if TYPE_CHECKING:
     from tactician.plugins.target import Device, Timer
@@ -46,6 +47,7 @@ class Contest:
         reference: Reference,
         config: BuilderConfig,
         policy: RacePolicy,
+        watch: Watch | None = None,
     ) -> None:
         self._job = job
         self._device = device
@@ -53,6 +55,7 @@ class Contest:
         self._reference = reference
         self._config = config
         self._policy = policy
+        self._watch = watch
         self._seeds = [config.seed, int(job.signature.key[:16], 16)]
         self._admissions: dict[str, Admission] = {}
         self.lasting: list[Candidate] = []
@@ -96,7 +99,9 @@ class Contest:
         sets = [sample_inputs(static, np.random.default_rng([*seeds, n])) for n in range(1 if few else 2)]
         sets.append(hard_inputs(static, np.random.default_rng([*seeds, 2])))
         try:
-            return Examination(signature, self._device, self._reference, sets, seed=self._config.seed)
+            return Examination(
+                signature, self._device, self._reference, sets, seed=self._config.seed, watch=self._watch
+            )
         except DeviceError as error:
             raise CannotSample(str(error)) from error
 

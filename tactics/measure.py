@@ -22,11 +22,14 @@ from tactician.tactics.race import RacePolicy
 from tactician.tactics.record import CandidateRecord, Outcome
 from tactician.tactics.registry import Candidate, Registry
 from tactician.tactics.tactic import Launch
+from tactician.tactics.watch import Watch
 
 if TYPE_CHECKING:
     from tactician.plugins.target import Device, Timer
 
 logger = logging.getLogger(__name__)
+
+Elsewhere = Callable[[Sequence[OpSignature]], Mapping[str, Sequence[CandidateRecord]]]
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,14 @@ class Measurer:
     decided
         By signature key, ids of tactics that are chosen already (by a lock file): nothing else is measured
         there, if all of them are offered.
+    watch
+        Told of every candidate that runs.
+
+    Attributes
+    ----------
+    elsewhere
+        Measures in place of this process what the cache does not know: given the signatures, it returns the
+        records of all their candidates by signature key. None where this process measures.
     """
 
     def __init__(
@@ -115,6 +126,7 @@ class Measurer:
         hooks: Sequence[tuple[str, Hook]] = (),
         progress: Callable[[Progress], None] | None = None,
         decided: Mapping[str, Iterable[str]] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._registry = registry
         self._device = device
@@ -124,6 +136,8 @@ class Measurer:
         self._config = config or BuilderConfig()
         self._policies = Policies(self._config, device, hooks)
         self._progress = progress
+        self._watch = watch or Watch()
+        self.elsewhere: Elsewhere | None = None
         self._decided = {key: frozenset(ids) for key, ids in (decided or {}).items()}
         self._fingerprint = device.fingerprint()
         self._race_policy = RacePolicy(min_rounds=max(1, self._config.avg_timing_iterations))
@@ -156,6 +170,8 @@ class Measurer:
                 self._tell("discover", number, len(unique), str(signature))
                 jobs.append(self._discover(signature))
             self._tell("discover", len(unique), len(unique))
+            if self.elsewhere is not None:
+                self._measure_elsewhere([job for job in jobs if job.fresh])
             self._compile(jobs)
             for number, job in enumerate(jobs):
                 self._tell("measure", number, len(jobs), str(job.signature))
@@ -170,6 +186,30 @@ class Measurer:
                 f"cancelled with {len(results)} of {len(unique)} calls measured{kept}"
             ) from error
         return results
+
+    def condemn(self, signature: OpSignature, tactic: str, reason: str) -> None:
+        """Write down that a candidate took down the process that measured it, so that it is not run again."""
+        job = self._discover(signature)
+        candidate = next(c for c in job.accepted if c.id == tactic)
+        job.note(candidate, Outcome.FAILED, reason)
+        digest = fingerprint_digest(self._fingerprint)
+        if self._cache is not None:
+            self._cache.put(
+                signature, self._fingerprint, job.rows([candidate], digest, self.policy, {}, time.time())
+            )
+
+    def _measure_elsewhere(self, jobs: Sequence[Job]) -> None:
+        """Let another process do the jobs, and take over what it found."""
+        if not jobs or self.elsewhere is None:
+            return
+        found = self.elsewhere([job.signature for job in jobs])
+        for job in jobs:
+            known = {r.tactic: r for r in found.get(job.signature.key, ())}
+            for candidate in job.fresh:
+                if candidate.id not in known:
+                    job.note(candidate, Outcome.FAILED, "the process that measures has no such tactic")
+            job.records.update({c.id: known[c.id] for c in job.accepted if c.id in known})
+            job.fresh, job.anchor = (), None
 
     def _discover(self, signature: OpSignature) -> Job:
         accepted, refused = self._registry.candidates(signature, self._device)
@@ -229,9 +269,10 @@ class Measurer:
         tasks = [(job, c) for job in jobs for c in job.to_prepare]
         if not tasks:
             return
-        with ThreadPoolExecutor(max(1, self._config.threads), "tactician-compile") as pool:
+        threads = 1 if self._watch.careful else max(1, self._config.threads)
+        with ThreadPoolExecutor(threads, "tactician-compile") as pool:
             futures: dict[Future[Launch], tuple[Job, Candidate]] = {
-                pool.submit(c.tactic.prepare, job.signature, self._device): (job, c) for job, c in tasks
+                pool.submit(self._prepare, job.signature, c): (job, c) for job, c in tasks
             }
             try:
                 for number, future in enumerate(as_completed(futures)):
@@ -243,11 +284,17 @@ class Measurer:
                 raise
         self._tell("compile", len(tasks), len(tasks))
 
+    def _prepare(self, signature: OpSignature, candidate: Candidate) -> Launch:
+        with self._watch.running(signature.key, (candidate.id,), "prepare"):
+            return candidate.tactic.prepare(signature, self._device)
+
     def _measure(self, job: Job) -> None:
         """Check and race the fresh candidates of one call, and remember what came of it."""
         if not job.fresh:
             return
-        contest = Contest(job, self._device, self._timer, self._reference, self._config, self._race_policy)
+        contest = Contest(
+            job, self._device, self._timer, self._reference, self._config, self._race_policy, self._watch
+        )
         try:
             contest.run()
         finally:

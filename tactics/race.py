@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from statistics import median
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tactician.plugins.target import Timer
 
 Clock = Callable[[], float]
+Around = Callable[[Sequence[str]], AbstractContextManager[Any]]
 
 BAIL_OUT_ROUNDS = 3
 """Rounds after which what is far behind in every one of them may drop out."""
@@ -101,6 +103,7 @@ def race(
     *,
     floor_seconds: Mapping[str, float] | None = None,
     clock: Clock = time.perf_counter,
+    around: Around = nullcontext,
 ) -> RaceResult:
     """Race ``contenders``, as ``timer.prepare`` returned them, by name.
 
@@ -110,8 +113,10 @@ def race(
         By name: a contender whose median is less is rejected, since no machine of this kind can be that fast.
     clock
         Wall time in seconds, for ``policy.max_seconds``.
+    around
+        Returns a context for each round, given the names that run in it, in order.
     """
-    state = _Race(contenders, timer, policy, rng, floor_seconds or {})
+    state = _Race(contenders, timer, policy, rng, floor_seconds or {}, around)
     end = clock() + policy.max_seconds
     while not state.is_settled(late=clock() > end):
         state.run_round()
@@ -125,6 +130,7 @@ class _Race:
     policy: RacePolicy
     rng: np.random.Generator
     floors: Mapping[str, float]
+    around: Around
     rounds: int = 0
     discarded: int = 0
     conditions: Mapping[str, int | str] = field(default_factory=dict)
@@ -139,7 +145,8 @@ class _Race:
     def run_round(self) -> None:
         """Time each contender that is left once, and drop those that are behind."""
         order = [self.alive[i] for i in self.rng.permutation(len(self.alive))]
-        seconds = self.timer.round([self.contenders[name] for name in order])
+        with self.around(order):
+            seconds = self.timer.round([self.contenders[name] for name in order])
         conditions = self.timer.conditions()
         if self._is_disturbed(conditions):
             self.discarded += 1

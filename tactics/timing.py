@@ -55,16 +55,18 @@ class Track:
         scratch = self._device.allocate(most) if most else None
         contenders: dict[str, Any] = {}
         failures: dict[str, str] = {}
+        around = partial(self._exam.watch.running, self._exam.signature.key, stage="time")
         try:
             for entrant in entrants:
                 thunks = self._thunks(entrant, scratch)
                 try:
-                    contender = self._timer.prepare(thunks[0], thunks if len(thunks) > 1 else ())
+                    with around((entrant.id,)):
+                        contender = self._timer.prepare(thunks[0], thunks if len(thunks) > 1 else ())
                 except Exception as error:
                     failures[entrant.id] = failure("timing", error)
                 else:
                     contenders[entrant.id] = contender
-            return race(contenders, self._timer, policy, rng), failures
+            return race(contenders, self._timer, policy, rng, around=around), failures
         finally:
             for contender in contenders.values():
                 self._timer.release(contender)

@@ -24,6 +24,7 @@ class CpuTarget(Target):
     """The processor that this process runs on; always there, and the last to fall back to."""
 
     name: ClassVar[str] = "cpu"
+    isolated: ClassVar[bool] = False  # a second process takes longer to start than most calls to be measured
     fallback: ClassVar[str | None] = None
 
     def unavailable(self) -> str | None:

@@ -73,6 +73,18 @@ LATENCY_SECONDS = 0.5
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Host threads; by default all that this process may use."
 )
+@click.option(
+    "--isolate/--no-isolate",
+    default=None,
+    help="Whether candidates are measured in a process of their own. By default as the target asks: on GPUs.",
+)
+@click.option(
+    "--candidate-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Most seconds of one run of a candidate in a process of its own.",
+)
 @click.option("--seed", type=int, default=0, help="Seed of the random inputs for checking and timing.")
 @click.option("--without", metavar="PASS", multiple=True, help="Leave out a pass. Repeatable.")
 @click.option(

@@ -188,14 +188,15 @@ def test_a_loaded_engine_needs_no_compiler(
     engine.save(path)
     np.save(tmp_path / "image.npy", feeds["image"])
     script = (
-        "import sys, json, numpy as np, tactician\n"
+        "import sys, json, numpy as np, tactician, cuda.core\n"
+        "cuda.core.Program = None  # whoever compiles fails\n"
         "logits = tactician.load(sys.argv[1]).run({'image': np.load(sys.argv[2])})['logits']\n"
-        "heavy = ('onnx', 'onnx_ir', 'onnxscript', 'cuda.bindings.nvrtc', 'sympy', 'torch')\n"
+        "heavy = ('onnx', 'onnx_ir', 'onnxscript', 'sympy')\n"
         "print(json.dumps([logits.tolist(), [m for m in heavy if m in sys.modules]]))\n"
     )
     logits, imported = json.loads(run_python(script, str(path), str(tmp_path / "image.npy")))
     assert np.array_equal(np.array(logits, np.float32), session.run(feeds)["logits"])
-    assert [m for m in imported if m != "cuda.bindings.nvrtc"] == []
+    assert imported == []
 
 
 def test_what_has_no_kernel_runs_on_the_cpu_and_says_so(device: Any, config: tactician.BuilderConfig) -> None:

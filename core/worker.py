@@ -1,0 +1,243 @@
+"""The process that checks and times candidates for a build, so that one that crashes or hangs takes no build with it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import struct
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, ClassVar
+
+import msgspec
+from tactician.config import BuilderConfig
+from tactician.errors import BuildCancelledError, TacticianError
+from tactician.plugins.manager import load_plugins
+from tactician.plugins.reference import reference_for
+from tactician.plugins.target import Artifacts, Thunk, Timer
+from tactician.signature import OpSignature
+from tactician.tactics.admission import DeviceLostError
+from tactician.tactics.cache import TimingCache
+from tactician.tactics.measure import Measurer, Progress
+from tactician.tactics.record import CandidateRecord
+from tactician.tactics.watch import Watch
+
+HEADER = struct.Struct("<I")
+"""Length of a message in bytes; the message follows, as MessagePack."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a worker is to do.
+
+    Parameters
+    ----------
+    config
+        Of the build; its timing cache is where verdicts are kept, also for the next worker.
+    target, device
+        Name and index.
+    decided
+        As ``Measurer`` takes it.
+    careful
+        Whether to do one thing at a time, so that it is known who takes the process down.
+    descriptor
+        Of the pipe to write messages to.
+    parent
+        Process id of the build: the worker does not outlive it.
+    """
+
+    config: BuilderConfig
+    target: str
+    device: int
+    signatures: Sequence[OpSignature]
+    decided: Mapping[str, frozenset[str]]
+    careful: bool
+    descriptor: int
+    parent: int
+
+
+class Began(msgspec.Struct, tag=True, frozen=True):
+    """Candidates began to run; ``token`` names this occasion."""
+
+    token: int
+    key: str
+    candidates: tuple[str, ...]
+    stage: str
+
+
+class Turned(msgspec.Struct, tag=True, frozen=True):
+    """Of the candidates of an occasion, it is this one's turn."""
+
+    token: int
+    index: int
+
+
+class Ended(msgspec.Struct, tag=True, frozen=True):
+    """An occasion is over."""
+
+    token: int
+
+
+class Told(msgspec.Struct, tag=True, frozen=True):
+    """Progress."""
+
+    phase: str
+    done: int
+    total: int
+    detail: str
+    tactics: int
+    cached: int
+    eta_seconds: float | None
+
+
+class Found(msgspec.Struct, tag=True, frozen=True):
+    """All records of one signature."""
+
+    key: str
+    records: tuple[CandidateRecord, ...]
+
+
+class Lost(msgspec.Struct, tag=True, frozen=True):
+    """A candidate left the device unusable; the timing cache knows it."""
+
+
+class Raised(msgspec.Struct, tag=True, frozen=True):
+    """An error that ends the build."""
+
+    error: str
+    text: str
+
+
+class Done(msgspec.Struct, tag=True, frozen=True):
+    """Everything was found."""
+
+
+Message = Began | Turned | Ended | Told | Found | Lost | Raised | Done
+
+
+class Reporter(Watch):
+    """Writes messages to the pipe, from any thread."""
+
+    def __init__(self, descriptor: int, careful: bool) -> None:
+        self.careful = careful
+        self._descriptor = descriptor
+        self._encoder = msgspec.msgpack.Encoder()
+        self._lock = threading.Lock()
+        self._tokens = count()
+        self.latest = 0
+        """Token of the occasion that began last."""
+
+    def send(self, message: Message) -> None:
+        """Write one message."""
+        data = self._encoder.encode(message)
+        data = HEADER.pack(len(data)) + data
+        with self._lock:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+
+    @contextmanager
+    def running(self, key: str, candidates: Sequence[str], stage: str) -> Iterator[None]:
+        """Tell the build who may be to blame from now on."""
+        token = self.latest = next(self._tokens)
+        self.send(Began(token, key, tuple(candidates), stage))
+        yield
+        self.send(Ended(token))
+
+    def progress(self, progress: Progress) -> None:
+        """Pass progress on."""
+        p = progress
+        self.send(Told(p.phase, p.done, p.total, p.detail, p.tactics, p.cached, p.eta_seconds))
+
+
+class OneByOne(Timer):
+    """Runs the contenders of a round one after the other, and says whose turn it is."""
+
+    def __init__(self, timer: Timer, reporter: Reporter) -> None:
+        self._timer, self._reporter = timer, reporter
+
+    def prepare(self, thunk: Thunk, rotate: Sequence[Thunk] = ()) -> Any:
+        """Prepare as the timer does."""
+        return self._timer.prepare(thunk, rotate)
+
+    def round(self, contenders: Sequence[Any]) -> list[float]:
+        """Return the seconds of each."""
+        seconds = []
+        for index, contender in enumerate(contenders):
+            self._reporter.send(Turned(self._reporter.latest, index))
+            seconds += self._timer.round([contender])
+        return seconds
+
+    def release(self, contender: Any) -> None:
+        """Release as the timer does."""
+        self._timer.release(contender)
+
+    def conditions(self) -> dict[str, int | str]:
+        """Return the timer's conditions."""
+        return self._timer.conditions()
+
+
+class Worker:
+    """Does one request."""
+
+    PR_SET_PDEATHSIG: ClassVar[int] = 1
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._reporter = Reporter(request.descriptor, request.careful)
+
+    def run(self) -> None:
+        """Measure, and send what comes of it."""
+        self._die_with_parent()
+        try:
+            results = self._measure()
+        except DeviceLostError:
+            self._reporter.send(Lost())
+        except (BuildCancelledError, KeyboardInterrupt):
+            return
+        except TacticianError as error:
+            self._reporter.send(Raised(type(error).__name__, str(error)))
+        else:
+            for found in results:
+                self._reporter.send(found)
+            self._reporter.send(Done())
+
+    def _measure(self) -> list[Found]:
+        request, config = self._request, self._request.config
+        plugins = load_plugins(config)
+        device = plugins.target(request.target).device(request.device, Artifacts())
+        timer = device.timer()
+        measurer = Measurer(
+            plugins.registry,
+            device,
+            OneByOne(timer, self._reporter) if request.careful else timer,
+            lambda signature: reference_for(signature, plugins.ops),
+            cache=TimingCache(config.timing_cache),
+            config=config,
+            hooks=plugins.hooks.filter_tactics,
+            progress=self._reporter.progress,
+            decided=request.decided,
+            watch=self._reporter,
+        )
+        measured = measurer.measure_all(request.signatures)
+        return [Found(key, m.records) for key, m in measured.items()]
+
+    def _die_with_parent(self) -> None:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(self.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != self._request.parent:
+            os._exit(1)
+
+
+def main() -> None:
+    """Read a request from standard input and do it; does not return."""
+    request: Request = pickle.load(sys.stdin.buffer)  # from the build that started this process
+    Worker(request).run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # nothing of a library or a driver gets the chance to fail or hang while it is torn down

@@ -1,0 +1,254 @@
+"""What a candidate does to the process that measures it, the build survives, and knows who it was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tactician
+from tactician.config import BuilderConfig
+from tactician.engine import Engine
+from tactician.errors import BuildCancelledError, ConfigError, DeviceError
+from tactician.plugins.manager import load_plugins
+from tactician.tactics.cache import TimingCache
+from tactician.tactics.record import CandidateRecord, Outcome
+
+PLUGIN = """
+import ctypes, os, sys, time
+from dataclasses import dataclass
+from typing import ClassVar
+import numpy as np
+from tactician import Tactic, hookimpl
+
+BUILD = {build}
+
+
+@dataclass(frozen=True)
+class Bad(Tactic):
+    op: ClassVar[str] = "ai.onnx::Neg"
+    target: ClassVar[str] = "cpu"
+
+    def decline(self, signature, device):
+        return None if signature.is_static else "needs static shapes"
+
+    def prepare(self, signature, device):
+        {prepare}
+        runs = 0
+
+        def launch(inputs, outputs, workspace, stream):
+            nonlocal runs
+            runs += 1
+            {run}
+            np.negative(inputs[0], out=outputs[0])
+
+        return launch
+
+
+@dataclass(frozen=True)
+class Good(Bad):
+    def prepare(self, signature, device):
+        def launch(inputs, outputs, workspace, stream):
+            np.negative(inputs[0], out=outputs[0])
+
+        return launch
+
+
+@hookimpl
+def tactics():
+    return [Bad, Good]
+"""
+SEGFAULT = "ctypes.string_at(0)"
+HANG = "ctypes.PyDLL(None).pause()"  # in native code, with Python's lock held
+NOTHING = "pass"
+
+
+def model() -> onnx.ModelProto:
+    return onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 20]>\n'
+        "g (float[64, 8] x) => (float[64, 8] y) { h = Relu(x)  [middle] n = Neg(h)  y = Abs(n) }"
+    )
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Callable[..., Engine]:
+    def run(prepare: str = NOTHING, run: str = NOTHING, **options: Any) -> Engine:
+        path = tmp_path / "bad.py"
+        path.write_text(
+            PLUGIN.format(build=os.getpid(), prepare=prepare, run=run.replace("\n", "\n" + 12 * " "))
+        )
+        options = {
+            "target": "cpu",
+            "isolate": True,
+            "threads": 2,
+            "plugins": (str(path), "builtin"),
+            "timing_cache": tmp_path / "timing.sqlite",
+            "candidate_timeout": 3.0,
+            **options,
+        }
+        return tactician.build(model(), BuilderConfig(**options))
+
+    return run
+
+
+def record(engine: Engine, tactic: str = "bad.bad()") -> CandidateRecord:
+    (decision,) = [d for d in engine.report.decisions if "middle" in d.nodes]
+    return next(c for c in decision.candidates if c.tactic == tactic)
+
+
+def check(engine: Engine) -> None:
+    x = np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)
+    plugins = load_plugins(BuilderConfig(plugins=("builtin",)))
+    assert "bad" not in {p.name for p in engine.plan.plugins}
+    got = tactician.Session(engine, plugins=plugins).run({"x": x})["y"]
+    assert np.array_equal(got, np.maximum(x, 0))
+
+
+def test_a_worker_finds_what_the_build_would(build: Callable[..., Engine], tmp_path: Path) -> None:
+    apart = build()
+    here = build(isolate=False, timing_cache=tmp_path / "other.sqlite")
+    for one, other in zip(apart.report.decisions, here.report.decisions, strict=True):
+        assert [c.tactic for c in one.candidates] == [c.tactic for c in other.candidates]
+        timed = [[c.tactic for c in d.candidates if c.timing] for d in (one, other)]
+        assert timed[0] == timed[1]
+    assert record(apart).error == record(here).error
+    again = build()
+    assert all(c.cached for d in again.report.decisions for c in d.candidates if c.timing)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ({"run": SEGFAULT}, "SIGSEGV"),
+        ({"prepare": SEGFAULT}, "SIGSEGV"),
+        ({"run": "os._exit(7)"}, "exit code 7"),
+        ({"run": HANG}, "did not end within 3 s"),
+        # right whenever it is checked, and then no more: found while it is timed beside others
+        ({"run": f"if runs > 12: {SEGFAULT}"}, "SIGSEGV"),
+    ],
+    ids=["run", "prepare", "exit", "hang", "race"],
+)
+def test_what_takes_the_process_down_is_left_out(
+    build: Callable[..., Engine], code: dict[str, str], words: str
+) -> None:
+    engine = build(**code)
+    bad = record(engine)
+    assert bad.outcome is Outcome.FAILED
+    assert words in bad.reason
+    assert record(engine, "bad.good()").outcome in (Outcome.CHOSEN, Outcome.TIE, Outcome.SLOWER)
+    if record(engine, "bad.good()").outcome is not Outcome.CHOSEN:
+        check(engine)
+    start = time.perf_counter()
+    again = build(**code)
+    assert time.perf_counter() - start < 3.0, "the cache remembers: nothing runs again"
+    assert record(again).outcome is Outcome.FAILED
+    assert record(again).cached
+
+
+def test_an_accident_is_no_verdict(build: Callable[..., Engine], tmp_path: Path) -> None:
+    """What crashes once is asked again in a new process."""
+    flag = tmp_path / "crashed"
+    once = f"if not os.path.exists({str(flag)!r}): open({str(flag)!r}, 'w').close(); {SEGFAULT}"
+    assert record(build(run=once)).outcome in (Outcome.CHOSEN, Outcome.TIE, Outcome.SLOWER)
+    assert flag.exists()
+
+
+def test_without_a_cache_it_is_found_out_all_the_same(build: Callable[..., Engine], tmp_path: Path) -> None:
+    assert record(build(run=SEGFAULT, use_timing_cache=False)).outcome is Outcome.FAILED
+    assert not (tmp_path / "timing.sqlite").exists()
+
+
+def test_a_worker_that_fails_by_itself_ends_the_build(build: Callable[..., Engine], tmp_path: Path) -> None:
+    dies = "import os\nif os.getpid() != BUILD: print('out of luck', flush=True) or os._exit(3)"
+    path = tmp_path / "dies.py"
+    path.write_text(f"BUILD = {os.getpid()}\n{dies}\n" + PLUGIN.format(build=0, prepare=NOTHING, run=NOTHING))
+    with pytest.raises(DeviceError, match=r"exit code 3.*no candidate to blame: out of luck.*--no-isolate"):
+        build(plugins=(str(path), "builtin"))
+
+
+def test_cancelling_ends_the_worker_and_keeps_what_was_measured(
+    build: Callable[..., Engine], tmp_path: Path
+) -> None:
+    workers = []
+
+    def watch(progress: Any) -> None:
+        if progress.phase == "measure" and progress.done == 2:
+            workers.extend(children())
+            raise KeyboardInterrupt
+
+    path = tmp_path / "bad.py"
+    path.write_text(PLUGIN.format(build=0, prepare=NOTHING, run=NOTHING))
+    config = BuilderConfig(
+        target="cpu", isolate=True, timing_cache=tmp_path / "timing.sqlite", plugins=(str(path), "builtin")
+    )
+    with pytest.raises(BuildCancelledError, match="goes on from there"):
+        tactician.build(model(), config, progress=watch)
+    assert workers
+    assert not set(workers) & set(children())
+    assert TimingCache(tmp_path / "timing.sqlite").info().signatures >= 2
+
+
+def children() -> list[int]:
+    """Return the processes that this one has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid() and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_a_worker_dies_with_its_build(tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    started = tmp_path / "started"
+    hang = f"open({str(started)!r}, 'w').write(str(os.getpid())); {HANG}"
+    path.write_text(PLUGIN.format(build=0, prepare=NOTHING, run=hang))
+    (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
+    script = textwrap.dedent(f"""
+        import tactician
+        config = tactician.BuilderConfig(
+            target="cpu", isolate=True, use_timing_cache=False, plugins=({str(path)!r},)
+        )
+        tactician.build({str(tmp_path / "m.onnx")!r}, config)
+    """)
+    build = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    wait_for(lambda: started.exists() and started.read_text() != "")
+    worker = int(started.read_text())
+    os.kill(worker, 0)
+    build.kill()
+    build.wait()
+    wait_for(lambda: not Path(f"/proc/{worker}").exists() or is_zombie(worker))
+
+
+def is_zombie(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_what_another_process_can_not_have_is_an_error(build: Callable[..., Engine]) -> None:
+    plugins = load_plugins(BuilderConfig(plugins=("builtin",)))
+    with pytest.raises(ConfigError, match="name the target"):
+        tactician.build(model(), BuilderConfig(isolate=True), target=plugins.target("cpu"))
+    assert tactician.build(
+        model(), BuilderConfig(use_timing_cache=False), target=plugins.target("cpu")
+    ).report.decisions
