@@ -576,6 +576,7 @@ def test_every_option_of_the_config_is_an_option_of_build(
         "--error-on-timing-cache-miss",
         "--locked",
         "--strict",
+        "--isolate",
     )
     values = {
         "--target": "cpu",
@@ -585,6 +586,7 @@ def test_every_option_of_the_config_is_an_option_of_build(
         "--tactic": "*=b.*",
         "--avg-timing-iterations": 7,
         "--max-candidates": 9,
+        "--candidate-timeout": 5.5,
         "--timing-cache": "t",
         "-p": "builtin",
         "--no-plugin": "z",
