@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from importlib import import_module, metadata
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -61,12 +62,24 @@ class Source:
     @property
     def distribution_name(self) -> str:
         """Name of the distribution, empty for a file."""
-        return self.distribution.name if self.distribution else ""
+        return str(self._metadata["Name"]) if self._metadata else ""
 
     @property
     def version(self) -> str:
         """Version of the distribution; of a file, 0."""
-        return self.distribution.version if self.distribution else "0"
+        return str(self._metadata["Version"]) if self._metadata else "0"
+
+    @property
+    def requirements(self) -> list[str]:
+        """What the distribution needs, as its metadata says it."""
+        if self.distribution is None or self._metadata is None:
+            return []
+        return self._metadata.get_all("Requires-Dist") or self.distribution.requires or []
+
+    @cached_property
+    def _metadata(self) -> Any:
+        """Parsed once: importlib.metadata parses it again for each question."""
+        return self.distribution.metadata if self.distribution else None
 
     @property
     def location(self) -> Path | None:
@@ -81,7 +94,7 @@ class Source:
                 f"{', '.join(sorted(RESERVED_NAMES))}"
             )
         if self.distribution and self.distribution_name != GROUP:
-            wanted = _needed_versions(self.distribution)
+            wanted = _needed_versions(self.requirements)
             if wanted is not None and not wanted.contains(__version__, prereleases=True):
                 return State.INCOMPATIBLE, (
                     f"{self.distribution_name} {self.version} needs tactician {wanted}, this is {__version__}"
@@ -150,11 +163,9 @@ def _describe(source: Source) -> str:
     return f"{what} ({source.location or source.entry})"
 
 
-def _needed_versions(distribution: metadata.Distribution) -> Any:
-    """Return the versions of tactician that a distribution says it needs, or None where it says nothing."""
-    lines = [
-        line for line in distribution.requires or () if re.match(rf"{GROUP}(?![\w.-])", line, re.IGNORECASE)
-    ]
+def _needed_versions(requirements: Iterable[str]) -> Any:
+    """Return the versions of tactician among a distribution's requirements, or None where it is not there."""
+    lines = [line for line in requirements if re.match(rf"{GROUP}(?![\w.-])", line, re.IGNORECASE)]
     if not lines:
         return None
     from packaging.requirements import InvalidRequirement, Requirement

@@ -42,7 +42,8 @@ class Session:
     device
         Index of the device of the engine's target.
     plugins
-        Loaded plugins; by default those that the engine names are loaded.
+        Loaded plugins, or the names and ``.py`` files of plugins to load, as ``BuilderConfig.plugins`` has them. By
+        default those installed ones that the engine names are loaded.
     allow_mismatch
         Whether a plugin whose files differ from those at build time may be used all the same.
 
@@ -57,13 +58,13 @@ class Session:
         engine: Engine | str | os.PathLike[str],
         *,
         device: int = 0,
-        plugins: Plugins | None = None,
+        plugins: Plugins | Sequence[str] | None = None,
         allow_mismatch: bool = False,
     ) -> None:
         self.engine = engine if isinstance(engine, Engine) else Engine.load(engine)
         self.plan: Plan = self.engine.plan
         self._lock = threading.Lock()
-        self._plugins = plugins or _load_engine_plugins(self.plan)
+        self._plugins = plugins if isinstance(plugins, Plugins) else _load_engine_plugins(self.plan, plugins)
         _check_plugins(self.plan, self._plugins, allow_mismatch)
         self._devices = self._open_devices(device)
         self._device = self._devices[self.plan.target]
@@ -347,8 +348,9 @@ def profile_steps(
     return times
 
 
-def _load_engine_plugins(plan: Plan) -> Plugins:
-    return load_plugins(BuilderConfig(), only={p.name for p in plan.plugins})
+def _load_engine_plugins(plan: Plan, allowed: Sequence[str] | None) -> Plugins:
+    config = BuilderConfig(plugins=None if allowed is None else tuple(allowed))
+    return load_plugins(config, only={p.name for p in plan.plugins})
 
 
 def _check_plugins(plan: Plan, plugins: Plugins, allow_mismatch: bool) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,6 +201,18 @@ def test_the_documented_custom_operator_runs(files):
     session = tactician.Session(engine, plugins=load_plugins(config))
     x = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
     assert np.allclose(session.run({"x": x})["y"], np.maximum(x, 0) ** 2)
+
+
+def test_the_readme_has_a_custom_operator_in_under_30_lines(folder):
+    (block,) = [b for b in code_blocks(ROOT / "README.md", "python") if b.startswith("# square.py")]
+    assert len(block.splitlines()) < 30
+    (folder / "square.py").write_text(block)
+    environment = os.environ | {"TACTICIAN_CACHE_DIR": str(folder / "cache")}
+    printed = subprocess.run(
+        [sys.executable, "square.py"], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.startswith("square.one_call() [[")
+    assert re.findall(r"\d+", printed) == ["0", "1", "4", "9", "16", "25"]
 
 
 def test_the_documented_cuda_kernel_compiles(files, compile_device):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -434,3 +436,33 @@ def targets(): return [Mine]
     install("acme", text)
     with pytest.raises(DeviceError, match="OSError: no such card"):
         load_plugins(only("acme")).target("mine")
+
+
+def test_fifty_installed_plugins_cost_little_and_are_not_imported(install: Install, tmp_path: Path) -> None:
+    """A survey, and loading what an engine names, out of fifty distributions: measured in a fresh process."""
+    for number in range(50):
+        text = "raise RuntimeError('imported')" if number else PLAIN
+        install(f"acme{number}", text, requires="tactician>=0.1")
+    script = (
+        "import sys, time, importlib.metadata\n"
+        "from tactician.config import BuilderConfig\n"
+        "from tactician.plugins.manager import load_plugins, survey_plugins\n"
+        "seconds = []\n"
+        "for _ in range(5):\n"
+        "    importlib.metadata.FastPath.__new__.cache_clear()\n"
+        "    start = time.perf_counter()\n"
+        "    states = survey_plugins()\n"
+        "    seconds.append(time.perf_counter() - start)\n"
+        "assert len(states) >= 51, len(states)\n"
+        "plugins = load_plugins(only={'acme0'})\n"
+        "assert len([r for r, _ in plugins.registry]) == 1\n"
+        "assert [m for m in sys.modules if m.startswith('mod_tk_')] == ['mod_tk_acme0']\n"
+        "assert not any(m.startswith('tactician.builtin_kernels') for m in sys.modules)\n"
+        "print(min(seconds))\n"
+    )
+    path = os.pathsep.join([str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.05
