@@ -24,6 +24,8 @@ COMMANDS = {
     "explain": "Show why each tactic was chosen.",
     "tactics": "List the tactics that plugins offer.",
     "plugins": "List plugins, their state and why.",
+    "lock": "Look into lock files.",
+    "bisect": "Find which tactics break an engine.",
     "cache": "Look after the timing cache.",
     "doctor": "Check the installation and the machine.",
 }

@@ -46,6 +46,7 @@ LAYERS = {
     "tactician.engine": 4,
     "tactician.assembly": 4,
     "tactician.builder": 4,
+    "tactician.bisect": 4,
     "tactician.measuring": 4,
     "tactician.supervisor": 4,
     "tactician.worker": 4,
