@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import pickle
 import signal
 import struct
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import Any, ClassVar
 
 import msgspec
 from tactician.config import BuilderConfig
-from tactician.errors import BuildCancelledError, TacticianError
+from tactician.errors import BuildCancelledError, DeviceError, TacticianError
 from tactician.plugins.manager import load_plugins
 from tactician.plugins.reference import reference_for
 from tactician.plugins.target import Artifacts, Thunk, Timer
@@ -44,6 +46,8 @@ class Request:
         Name and index.
     decided
         As ``Measurer`` takes it.
+    condemned
+        As ``Measurer`` has it.
     careful
         Whether to do one thing at a time, so that it is known who takes the process down.
     descriptor
@@ -57,6 +61,7 @@ class Request:
     device: int
     signatures: Sequence[OpSignature]
     decided: Mapping[str, frozenset[str]]
+    condemned: Mapping[tuple[str, str], str]
     careful: bool
     descriptor: int
     parent: int
@@ -104,7 +109,18 @@ class Found(msgspec.Struct, tag=True, frozen=True):
 
 
 class Lost(msgspec.Struct, tag=True, frozen=True):
-    """A candidate left the device unusable; the timing cache knows it."""
+    """One of these candidates left the device unusable."""
+
+    key: str
+    candidates: tuple[str, ...]
+    stage: str
+    text: str
+
+
+class Warned(msgspec.Struct, tag=True, frozen=True):
+    """Something that the build's user should read."""
+
+    text: str
 
 
 class Raised(msgspec.Struct, tag=True, frozen=True):
@@ -118,7 +134,7 @@ class Done(msgspec.Struct, tag=True, frozen=True):
     """Everything was found."""
 
 
-Message = Began | Turned | Ended | Told | Found | Lost | Raised | Done
+Message = Began | Turned | Ended | Told | Found | Lost | Warned | Raised | Done
 
 
 class Reporter(Watch):
@@ -132,6 +148,8 @@ class Reporter(Watch):
         self._tokens = count()
         self.latest = 0
         """Token of the occasion that began last."""
+        self.names: tuple[str, ...] = ()
+        """Candidates of that occasion."""
 
     def send(self, message: Message) -> None:
         """Write one message."""
@@ -145,9 +163,12 @@ class Reporter(Watch):
     def running(self, key: str, candidates: Sequence[str], stage: str) -> Iterator[None]:
         """Tell the build who may be to blame from now on."""
         token = self.latest = next(self._tokens)
+        self.names = tuple(candidates)
         self.send(Began(token, key, tuple(candidates), stage))
-        yield
-        self.send(Ended(token))
+        try:
+            yield
+        finally:
+            self.send(Ended(token))
 
     def progress(self, progress: Progress) -> None:
         """Pass progress on."""
@@ -170,7 +191,11 @@ class OneByOne(Timer):
         seconds = []
         for index, contender in enumerate(contenders):
             self._reporter.send(Turned(self._reporter.latest, index))
-            seconds += self._timer.round([contender])
+            try:
+                seconds += self._timer.round([contender])
+            except DeviceError as error:
+                error.candidates = (self._reporter.names[index],)  # type: ignore[attr-defined]  # for who asks
+                raise
         return seconds
 
     def release(self, contender: Any) -> None:
@@ -194,10 +219,11 @@ class Worker:
     def run(self) -> None:
         """Measure, and send what comes of it."""
         self._die_with_parent()
+        logging.getLogger("tactician.tactics").addHandler(_Forward(self._reporter))
         try:
             results = self._measure()
-        except DeviceLostError:
-            self._reporter.send(Lost())
+        except DeviceLostError as error:
+            self._reporter.send(Lost(error.key, error.candidates, error.stage, str(error)))
         except (BuildCancelledError, KeyboardInterrupt):
             return
         except TacticianError as error:
@@ -224,10 +250,14 @@ class Worker:
             decided=request.decided,
             watch=self._reporter,
         )
+        measurer.condemned.update(request.condemned)
         measured = measurer.measure_all(request.signatures)
         return [Found(key, m.records) for key, m in measured.items()]
 
     def _die_with_parent(self) -> None:
+        os.set_inheritable(
+            self._request.descriptor, False
+        )  # what this process starts must not hold the pipe open
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(self.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != self._request.parent:
@@ -236,8 +266,25 @@ class Worker:
 
 def main() -> None:
     """Read a request from standard input and do it; does not return."""
-    request: Request = pickle.load(sys.stdin.buffer)  # from the build that started this process
-    Worker(request).run()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # nothing of a library or a driver gets the chance to fail or hang while it is torn down
+    code = 0
+    try:
+        request: Request = pickle.load(sys.stdin.buffer)  # from the build that started this process
+        Worker(request).run()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)  # nothing of a library or a driver gets the chance to fail or hang while it is torn down
+
+
+class _Forward(logging.Handler):
+    """Sends warnings to the build."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(logging.WARNING)
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._reporter.send(Warned(record.getMessage().encode("utf-8", "backslashreplace").decode()))

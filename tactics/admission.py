@@ -63,7 +63,43 @@ class Admission:
 
 
 class DeviceLostError(DeviceError):
-    """A candidate left the device unusable, so that nothing more can run in this process."""
+    """A candidate left the device unusable, so that nothing more can run in this process.
+
+    Parameters
+    ----------
+    key
+        Of the signature.
+    candidates
+        Ids of those that may be to blame.
+    stage
+        As ``Watch.running`` has it.
+    """
+
+    def __init__(self, message: str, key: str, candidates: Sequence[str], stage: str) -> None:
+        super().__init__(message)
+        self.key, self.candidates, self.stage = key, tuple(candidates), stage
+
+
+def require_alive(
+    device: Device, signature: OpSignature, candidates: Sequence[str], stage: str, cause: BaseException
+) -> None:
+    """Make sure, after the failure ``cause``, that the device still works.
+
+    Raises
+    ------
+    DeviceLostError
+        If it does not.
+    """
+    try:
+        device.synchronize()
+    except Exception as error:
+        raise DeviceLostError(
+            f"{' or '.join(candidates) or 'a candidate'} on {signature} left {device.target}:{device.index} "
+            f"unusable ({stage}): {cause}",
+            signature.key,
+            candidates,
+            stage,
+        ) from error
 
 
 def admit(
@@ -153,16 +189,20 @@ class Examination:
 
     def _restore(self, candidate: Candidate) -> None:
         """Put the inputs back, so that a bad candidate does no harm to the next."""
-        try:
-            self.device.synchronize()
-            for one in self._sets:
-                one.restore()
-        except Exception as error:
-            raise DeviceLostError(
-                f"{candidate.id} on {self.signature} left {self.device.target}:{self.device.index} unusable: "
-                f"{error}; build again: the timing cache remembers this, and the tactic is left out (or use "
-                f"--sources -{candidate.source})"
-            ) from error
+        with self.watch.running(self.signature.key, (candidate.id,), "check"):
+            try:
+                self.device.synchronize()
+                for one in self._sets:
+                    one.restore()
+            except Exception as error:
+                raise DeviceLostError(
+                    f"{candidate.id} on {self.signature} left {self.device.target}:{self.device.index} unusable: "
+                    f"{error}; build again: the timing cache remembers this, and the tactic is left out (or use "
+                    f"--sources -{candidate.source})",
+                    self.signature.key,
+                    (candidate.id,),
+                    "check",
+                ) from error
 
 
 class _RaisedError(Exception):
@@ -260,7 +300,8 @@ def prepare_failure(error: BaseException) -> Admission:
 def failure(stage: str, error: BaseException) -> str:
     """Return what went wrong in one line: the first that the error's text has."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{stage} raised {type(error).__name__}" + (f": {lines[0].strip()[:300]}" if lines else "")
+    text = f"{stage} raised {type(error).__name__}" + (f": {lines[0].strip()[:300]}" if lines else "")
+    return text.encode("utf-8", "backslashreplace").decode()  # an error's text may hold what is none
 
 
 def _same_bits(a: Array, b: Array) -> bool:

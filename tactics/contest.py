@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tactician.config import BuilderConfig
 from tactician.errors import DeviceError
-from tactician.tactics.admission import Admission, DeviceLostError, Examination, prepare_failure
+from tactician.tactics.admission import (
+    Admission,
+    DeviceLostError,
+    Examination,
+    prepare_failure,
+    require_alive,
+)
 from tactician.tactics.expected import Reference
 from tactician.tactics.job import Job, reraced, scaled
 from tactician.tactics.race import RacePolicy, RaceResult
@@ -78,7 +84,11 @@ class Contest:
                 self._admissions[candidate.id] = self._admit(exam, candidate)
         except CannotSample as error:
             for candidate in job.fresh:
-                job.note(candidate, Outcome.UNMEASURED, f"not checked: {error}")
+                launch = job.launches.get(candidate.id)
+                if isinstance(launch, BaseException):
+                    job.note(candidate, admission=prepare_failure(launch))
+                else:
+                    job.note(candidate, Outcome.UNMEASURED, f"not checked: {error}")
             return
         for candidate in job.fresh:
             job.note(candidate, admission=self._admissions[candidate.id])
@@ -103,6 +113,7 @@ class Contest:
                 signature, self._device, self._reference, sets, seed=self._config.seed, watch=self._watch
             )
         except DeviceError as error:
+            require_alive(self._device, signature, (), "check", error)
             raise CannotSample(str(error)) from error
 
     def _admit(self, exam: Examination, candidate: Candidate) -> Admission:
@@ -116,6 +127,7 @@ class Contest:
             self.lasting = [candidate]
             raise
         except DeviceError as error:
+            require_alive(self._device, self._job.signature, (candidate.id,), "check", error)
             return Admission(False, Outcome.FAILED, f"could not be checked: {error}", lasting=False)
 
     def _leave_out_slow(self) -> None:
@@ -148,7 +160,11 @@ class Contest:
         try:
             track = Track(exam, self._timer)
             result, failures = track.race(entrants, self._policy, np.random.default_rng([*self._seeds, 3]))
+        except DeviceLostError:
+            self.lasting = []
+            raise
         except DeviceError as error:
+            require_alive(self._device, job.signature, [e.id for e in entrants], "time", error)
             for candidate in job.fresh:
                 if job.records[candidate.id].outcome is Outcome.UNMEASURED:
                     job.note(candidate, None, f"not timed: {error}", admissions[candidate.id])

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tactician.config import BuilderConfig
-from tactician.errors import BuildCancelledError, CacheError, TimingCacheMissError
+from tactician.errors import BuildCancelledError, CacheError, DeviceError, TimingCacheMissError
 from tactician.signature import OpSignature
+from tactician.tactics.admission import DeviceLostError, require_alive
 from tactician.tactics.cache import TimingCache
 from tactician.tactics.cache_rows import CacheRow, fingerprint_digest
 from tactician.tactics.contest import Contest
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from tactician.plugins.target import Device, Timer
 
 logger = logging.getLogger(__name__)
+
+TIMEOUT_CONDITION = "candidate_timeout"
+"""Name, among the conditions of an entry of the cache, of the limit in seconds that its candidate broke."""
 
 Elsewhere = Callable[[Sequence[OpSignature]], Mapping[str, Sequence[CandidateRecord]]]
 
@@ -112,6 +116,8 @@ class Measurer:
     elsewhere
         Measures in place of this process what the cache does not know: given the signatures, it returns the
         records of all their candidates by signature key. None where this process measures.
+    condemned
+        By signature key and tactic id, what a candidate did to another process: it is not run in this one.
     """
 
     def __init__(
@@ -138,6 +144,7 @@ class Measurer:
         self._progress = progress
         self._watch = watch or Watch()
         self.elsewhere: Elsewhere | None = None
+        self.condemned: dict[tuple[str, str], str] = {}
         self._decided = {key: frozenset(ids) for key, ids in (decided or {}).items()}
         self._fingerprint = device.fingerprint()
         self._race_policy = RacePolicy(min_rounds=max(1, self._config.avg_timing_iterations))
@@ -180,23 +187,40 @@ class Measurer:
             self._tell("measure", len(jobs), len(jobs))
         except KeyboardInterrupt as error:
             kept = ""
-            if self._cache is not None:
+            if self._cache is not None and self._config.use_timing_cache:
                 kept = f"; what was timed is in '{self._cache.path}', and the next build goes on from there"
-            raise BuildCancelledError(
-                f"cancelled with {len(results)} of {len(unique)} calls measured{kept}"
-            ) from error
+            # another process knows how far it came
+            done = "" if self.elsewhere else f" with {len(results)} of {len(unique)} calls measured"
+            raise BuildCancelledError(f"cancelled{done}{kept}") from error
         return results
 
-    def condemn(self, signature: OpSignature, tactic: str, reason: str) -> None:
-        """Write down that a candidate took down the process that measured it, so that it is not run again."""
+    def condemn(self, signature: OpSignature, tactic: str, reason: str, limit: float | None = None) -> None:
+        """Write down that a candidate took down the process that measured it, so that it is not run again.
+
+        Parameters
+        ----------
+        limit
+            Seconds that it may take, where it took longer: the verdict holds for limits up to this one.
+
+        Raises
+        ------
+        DeviceError
+            If this process has no such candidate.
+        """
         job = self._discover(signature)
-        candidate = next(c for c in job.accepted if c.id == tactic)
-        job.note(candidate, Outcome.FAILED, reason)
-        digest = fingerprint_digest(self._fingerprint)
-        if self._cache is not None:
-            self._cache.put(
-                signature, self._fingerprint, job.rows([candidate], digest, self.policy, {}, time.time())
+        candidate = next((c for c in job.accepted if c.id == tactic), None)
+        if candidate is None:
+            raise DeviceError(
+                f"{tactic} on {signature} {reason}, and is not offered within the build: its plugin answers differently "
+                "in different processes"
             )
+        self.condemned[signature.key, tactic] = reason
+        job.note(candidate, Outcome.FAILED, reason)
+        if self._cache is not None:
+            digest = fingerprint_digest(self._fingerprint)
+            conditions = {} if limit is None else {TIMEOUT_CONDITION: str(limit)}
+            rows = job.rows([candidate], digest, self.policy, conditions, time.time())
+            self._cache.put(signature, self._fingerprint, rows)
 
     def _measure_elsewhere(self, jobs: Sequence[Job]) -> None:
         """Let another process do the jobs, and take over what it found."""
@@ -223,7 +247,13 @@ class Measurer:
         for c in left:
             if c.id in rows:
                 records[c.id] = rows[c.id].record(c.tactic.numerics(signature))
-        fresh = [c for c in kept if c.id not in rows]
+        for c in kept:
+            if c.id not in rows and (signature.key, c.id) in self.condemned:
+                reason = self.condemned[signature.key, c.id]
+                records[c.id] = CandidateRecord(
+                    c.id, c.plugin.name, Outcome.FAILED, reason, version=c.tactic.version
+                )
+        fresh = [c for c in kept if c.id not in rows and (signature.key, c.id) not in self.condemned]
         if fresh and self._config.error_on_timing_cache_miss:
             raise self._miss(signature, fresh[0])
         incumbent = self._cache.incumbent(signature, self._fingerprint) if self._cache else None
@@ -238,7 +268,13 @@ class Measurer:
             return {}
         wanted = {(c.id, c.tactic.version, c.plugin.digest) for c in candidates}
         rows = self._cache.get(signature, self._fingerprint, self.policy)
-        return {r.tactic: r for r in rows if (r.tactic, r.version, r.digest) in wanted}
+        limit = self._config.candidate_timeout
+        return {
+            r.tactic: r
+            for r in rows
+            if (r.tactic, r.version, r.digest) in wanted
+            and limit <= float(r.conditions.get(TIMEOUT_CONDITION, limit))
+        }
 
     def _skip_undecided(
         self, signature: OpSignature, candidates: list[Candidate]
@@ -278,7 +314,10 @@ class Measurer:
                 for number, future in enumerate(as_completed(futures)):
                     job, candidate = futures[future]
                     self._tell("compile", number, len(tasks), candidate.id)
-                    job.launches[candidate.id] = future.exception() or future.result()
+                    error = future.exception()
+                    if isinstance(error, DeviceLostError):
+                        raise error
+                    job.launches[candidate.id] = error or future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -286,7 +325,11 @@ class Measurer:
 
     def _prepare(self, signature: OpSignature, candidate: Candidate) -> Launch:
         with self._watch.running(signature.key, (candidate.id,), "prepare"):
-            return candidate.tactic.prepare(signature, self._device)
+            try:
+                return candidate.tactic.prepare(signature, self._device)
+            except Exception as error:
+                require_alive(self._device, signature, (candidate.id,), "prepare", error)
+                raise
 
     def _measure(self, job: Job) -> None:
         """Check and race the fresh candidates of one call, and remember what came of it."""

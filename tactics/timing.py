@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tactician.errors import DeviceError
 from tactician.signature import TensorType
-from tactician.tactics.admission import Examination, failure
-from tactician.tactics.race import RacePolicy, RaceResult, race
+from tactician.tactics.admission import Examination, failure, require_alive
+from tactician.tactics.race import Around, RacePolicy, RaceResult, race
 from tactician.tactics.tactic import Launch
 
 if TYPE_CHECKING:
@@ -64,12 +66,32 @@ class Track:
                         contender = self._timer.prepare(thunks[0], thunks if len(thunks) > 1 else ())
                 except Exception as error:
                     failures[entrant.id] = failure("timing", error)
+                    require_alive(self._device, self._exam.signature, (entrant.id,), "time", error)
                 else:
                     contenders[entrant.id] = contender
-            return race(contenders, self._timer, policy, rng, around=around), failures
+            return self._run(contenders, policy, rng, around), failures
         finally:
             for contender in contenders.values():
                 self._timer.release(contender)
+
+    def _run(
+        self, contenders: Mapping[str, Any], policy: RacePolicy, rng: np.random.Generator, around: Around
+    ) -> RaceResult:
+        running: list[str] = []
+
+        @contextmanager
+        def noted(names: Sequence[str]) -> Iterator[None]:
+            running[:] = names
+            with around(names):
+                yield
+
+        try:
+            return race(contenders, self._timer, policy, rng, around=noted)
+        except DeviceError as error:
+            # a timer that runs them one by one says itself whose turn it was
+            names = getattr(error, "candidates", None) or running
+            require_alive(self._device, self._exam.signature, names, "time", error)
+            raise
 
     def _thunks(self, entrant: Entrant, scratch: Any) -> list[Thunk]:
         size = TensorType("uint8", (entrant.workspace,))

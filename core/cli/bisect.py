@@ -45,8 +45,9 @@ def bisect_command(
 ) -> None:
     """Find which tactics break an engine.
 
-    Two lock files differ in some choices. Engines are built with some choices of the bad lock file and the rest of the good one, and checked, until no
-    choice can be left out. Two builds with `--lock` give the files; `tactician lock diff` shows what differs.
+    Two lock files differ in some choices. Engines are built with some of the bad one's and the rest of the good
+    one's, and checked, until no choice can be left out. Two builds with `--lock` give the files; `tactician lock diff`
+    shows what differs.
     """
     import msgspec
     from tactician.bisect import minimal_cause

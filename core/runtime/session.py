@@ -157,12 +157,17 @@ class Session:
                         else self._output_buffer(index, reuse=True)
                     )
             self._device.wait(stream, self._pending)
-            values = self._executor.run(bound, stream)
-            self._pending = self._device.mark(stream)
+            try:
+                values = self._executor.run(bound, stream)
+            finally:  # also what was enqueued before a failure uses the arena
+                self._pending = self._device.mark(stream) or self._pending
             return {self.plan.tensors[i].name: values[i] for i in self.plan.outputs}
 
     def thunk(self, feeds: Mapping[str, Any]) -> Thunk:
-        """Return what enqueues one whole run with ``feeds`` already in place, to be timed with ``timer``."""
+        """Return what enqueues one whole run with ``feeds`` already in place, to be timed with ``timer``.
+
+        It waits for nothing that was enqueued on another stream.
+        """
         bound = self._bind_inputs(feeds)
         for index in self.plan.outputs:
             if self.plan.tensors[index].place == Place.OUTPUT:
@@ -177,6 +182,7 @@ class Session:
     def profile(self, feeds: Mapping[str, Any], iterations: int = 10) -> list[StepTime]:
         """Return how long each step takes, timed alone after one whole run with ``feeds``."""
         with self._lock:
+            self._device.wait(self._stream, self._pending)
             bound = self._bind_inputs(feeds)
             for index in self.plan.outputs:
                 if self.plan.tensors[index].place == Place.OUTPUT:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import tactician
+from tactician import supervisor
 from tactician.config import BuilderConfig
 from tactician.engine import Engine
 from tactician.errors import BuildCancelledError, ConfigError, DeviceError
@@ -56,15 +57,23 @@ class Bad(Tactic):
 @dataclass(frozen=True)
 class Good(Bad):
     def prepare(self, signature, device):
+        {good}
+
         def launch(inputs, outputs, workspace, stream):
             np.negative(inputs[0], out=outputs[0])
 
         return launch
 
 
+@dataclass(frozen=True)
+class Raises(Bad):
+    def prepare(self, signature, device):
+        raise ValueError("no luck \\udcff")
+
+
 @hookimpl
 def tactics():
-    return [Bad, Good]
+    return [Bad, Good, Raises]
 """
 SEGFAULT = "ctypes.string_at(0)"
 HANG = "ctypes.PyDLL(None).pause()"  # in native code, with Python's lock held
@@ -80,10 +89,12 @@ def model() -> onnx.ModelProto:
 
 @pytest.fixture
 def build(tmp_path: Path) -> Callable[..., Engine]:
-    def run(prepare: str = NOTHING, run: str = NOTHING, **options: Any) -> Engine:
+    def run(prepare: str = NOTHING, run: str = NOTHING, good: str = NOTHING, **options: Any) -> Engine:
         path = tmp_path / "bad.py"
         path.write_text(
-            PLUGIN.format(build=os.getpid(), prepare=prepare, run=run.replace("\n", "\n" + 12 * " "))
+            PLUGIN.format(
+                build=os.getpid(), prepare=prepare, good=good, run=run.replace("\n", "\n" + 12 * " ")
+            )
         )
         options = {
             "target": "cpu",
@@ -144,6 +155,7 @@ def test_what_takes_the_process_down_is_left_out(
     assert bad.outcome is Outcome.FAILED
     assert words in bad.reason
     assert record(engine, "bad.good()").outcome in (Outcome.CHOSEN, Outcome.TIE, Outcome.SLOWER)
+    assert record(engine, "bad.raises()").reason.startswith("prepare raised ValueError: no luck")
     if record(engine, "bad.good()").outcome is not Outcome.CHOSEN:
         check(engine)
     start = time.perf_counter()
@@ -151,6 +163,38 @@ def test_what_takes_the_process_down_is_left_out(
     assert time.perf_counter() - start < 3.0, "the cache remembers: nothing runs again"
     assert record(again).outcome is Outcome.FAILED
     assert record(again).cached
+
+
+def test_what_hangs_is_blamed_and_not_what_is_prepared_beside_it(
+    build: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With Python's lock held, the other one can't tell that it has ended long ago."""
+    monkeypatch.setattr(supervisor, "PREPARE_MULTIPLE", 1)
+    engine = build(prepare=f"time.sleep(0.2); {HANG}", good="time.sleep(0.5)")
+    assert "did not end within 3 s (prepare)" in record(engine).reason
+    assert record(engine, "bad.good()").outcome in (Outcome.CHOSEN, Outcome.TIE, Outcome.SLOWER)
+
+
+def test_what_a_worker_started_ends_with_it(
+    build: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PREPARE_MULTIPLE", 1)
+    started = tmp_path / "compiler"
+    compiler = (
+        "import subprocess; child = subprocess.Popen(['sleep', '1000']); "
+        f"open({str(started)!r}, 'a').write(str(child.pid) + chr(10)); child.wait()"
+    )
+    assert record(build(prepare=compiler)).outcome is Outcome.FAILED
+    compilers = [int(line) for line in started.read_text().split()]
+    assert len(compilers) == 2
+    wait_for(lambda: all(not Path(f"/proc/{p}").exists() or is_zombie(p) for p in compilers))
+
+
+def test_who_was_too_slow_for_one_limit_is_tried_with_a_larger_one(build: Callable[..., Engine]) -> None:
+    slow = "time.sleep(1.5)"
+    assert "did not end within 1 s" in record(build(run=slow, candidate_timeout=1.0)).reason
+    assert record(build(run=slow, candidate_timeout=0.9)).cached
+    assert record(build(run=slow, candidate_timeout=30.0)).outcome is Outcome.SLOWER
 
 
 def test_an_accident_is_no_verdict(build: Callable[..., Engine], tmp_path: Path) -> None:
@@ -169,7 +213,10 @@ def test_without_a_cache_it_is_found_out_all_the_same(build: Callable[..., Engin
 def test_a_worker_that_fails_by_itself_ends_the_build(build: Callable[..., Engine], tmp_path: Path) -> None:
     dies = "import os\nif os.getpid() != BUILD: print('out of luck', flush=True) or os._exit(3)"
     path = tmp_path / "dies.py"
-    path.write_text(f"BUILD = {os.getpid()}\n{dies}\n" + PLUGIN.format(build=0, prepare=NOTHING, run=NOTHING))
+    path.write_text(
+        f"BUILD = {os.getpid()}\n{dies}\n"
+        + PLUGIN.format(build=0, prepare=NOTHING, good=NOTHING, run=NOTHING)
+    )
     with pytest.raises(DeviceError, match=r"exit code 3.*no candidate to blame: out of luck.*--no-isolate"):
         build(plugins=(str(path), "builtin"))
 
@@ -185,7 +232,7 @@ def test_cancelling_ends_the_worker_and_keeps_what_was_measured(
             raise KeyboardInterrupt
 
     path = tmp_path / "bad.py"
-    path.write_text(PLUGIN.format(build=0, prepare=NOTHING, run=NOTHING))
+    path.write_text(PLUGIN.format(build=0, prepare=NOTHING, good=NOTHING, run=NOTHING))
     config = BuilderConfig(
         target="cpu", isolate=True, timing_cache=tmp_path / "timing.sqlite", plugins=(str(path), "builtin")
     )
@@ -213,7 +260,7 @@ def test_a_worker_dies_with_its_build(tmp_path: Path) -> None:
     path = tmp_path / "bad.py"
     started = tmp_path / "started"
     hang = f"open({str(started)!r}, 'w').write(str(os.getpid())); {HANG}"
-    path.write_text(PLUGIN.format(build=0, prepare=NOTHING, run=hang))
+    path.write_text(PLUGIN.format(build=0, prepare=NOTHING, good=NOTHING, run=hang))
     (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
     script = textwrap.dedent(f"""
         import tactician

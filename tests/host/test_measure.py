@@ -427,3 +427,43 @@ def test_a_race_under_noise_repeats_from_the_cache(tmp_path: Path) -> None:
         seen.append(medians(measure(registry(many), cache=cache, device=device, timer=timer)))
     assert seen[0] == seen[1] == seen[2]
     assert np.argmin(list(seen[0].values())) <= 3
+
+
+def lose(self: Affine, device: FakeDevice, inputs: Any, outputs: Any, workspace: Any) -> None:
+    """Right for as long as it is checked, and then the end of the device."""
+    Affine.run(self, device, inputs, outputs, workspace)
+    device.runs = getattr(device, "runs", 0) + 1  # type: ignore[attr-defined]  # the test's own
+    device.lost = device.runs > 4  # type: ignore[attr-defined]  # as above
+
+
+class SynchronizingTimer(ScriptedTimer):
+    """Waits for the device in each round, as a timer of a real one does."""
+
+    def prepare(self, thunk: Any, rotate: Sequence[Any] = ()) -> Any:
+        contender = super().prepare(thunk, rotate)
+        self.device.synchronize()
+        return contender
+
+
+def test_a_device_that_is_lost_while_candidates_are_timed_ends_the_build() -> None:
+    device = FakeDevice()
+    with pytest.raises(DeviceLostError, match=r"acme\.loses\(\).*unusable \(time\)") as caught:
+        measure(registry(make_tactic("Loses", run=lose)), device=device, timer=SynchronizingTimer(device))
+    assert caught.value.candidates == ("acme.loses()",)
+
+
+def test_a_device_that_is_lost_while_a_candidate_is_prepared_ends_the_build() -> None:
+    def prepare(self: Affine, signature: OpSignature, device: FakeDevice) -> Any:
+        device.lost = True
+        raise RuntimeError("a wrong handle")
+
+    with pytest.raises(DeviceLostError, match=r"acme\.loses\(\).*unusable \(prepare\): a wrong handle"):
+        measure(registry(make_tactic("Loses", prepare=prepare), FAST))
+
+
+def test_what_can_not_be_prepared_has_failed_also_where_nothing_can_be_checked() -> None:
+    dynamic = OpSignature(
+        CALL.op, 1, (), (TensorType("float32", None),), (TensorType("float32", None),), (None,)
+    )
+    measured = measure(registry(RAISES, FAST), dynamic)
+    assert outcomes(measured.records) == {"raises": "failed", "fast": "unmeasured"}
