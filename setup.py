@@ -11,6 +11,7 @@ PACKAGES = {
     "tactician.passes": "core/passes",
     "tactician.report": "core/report",
     "tactician.runtime": "core/runtime",
+    "tactician.testing": "core/testing",
     "tactician.plugins": "plugins",
     "tactician.tactics": "tactics",
     "tactician.builtin_kernels": "builtin_kernels",

@@ -12,13 +12,24 @@ from tactician.cli.options import plugin_config, plugin_options
 @command("plugins")
 @click.argument("name", required=False)
 @click.option("--load", is_flag=True, help="Import and check them, and count what they bring.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Hold NAME, a plugin or a .py file, to the conformance kit; exit with 6 if it fails.",
+)
+@click.option("--target", default="cpu", show_default=True, help="Whose tactics --check is about.")
 @plugin_options
-def plugins_command(out: Output, name: str | None, load: bool, **options: Any) -> None:
+def plugins_command(
+    out: Output, name: str | None, load: bool, check: bool, target: str, **options: Any
+) -> None:
     """List plugins, their state and why.
 
     Without --load no plugin code is imported, so that a broken plugin can't stand in the way of its own
     removal.
     """
+    if check:
+        _check(out, name, target)
+        return
     from dataclasses import asdict
 
     from tactician.errors import UnknownPluginError
@@ -56,6 +67,29 @@ def plugins_command(out: Output, name: str | None, load: bool, **options: Any) -
         for n, s in shown.items()
     ]
     out.text(table(header, rows))
+
+
+def _check(out: Output, name: str | None, target: str) -> None:
+    import msgspec
+    from tactician.errors import ConfigError, PluginError
+    from tactician.report.format import table
+
+    if name is None:
+        raise ConfigError("--check needs a plugin: tactician plugins NAME --check")
+    try:
+        from tactician.testing import check_plugin
+    except ImportError as error:
+        raise ConfigError(
+            f"the conformance kit needs hypothesis ({error}); pip install hypothesis"
+        ) from error
+    results = check_plugin(name, target=target)
+    out.result(msgspec.to_builtins(results))
+    rows = [(r.name, "passed" if r.ok else "FAILED", r.message) for r in results]
+    out.text(table(("check", "", "what was found"), rows))
+    failed = [r for r in results if not r.ok]
+    if failed:
+        advice = "\n".join(f"  {r.name}: {r.advice}" for r in failed)
+        raise PluginError(f"'{name}' fails {len(failed)} of {len(results)} checks:\n{advice}")
 
 
 def _counts(plugins: Any, name: str) -> dict[str, Any]:

@@ -203,6 +203,16 @@ def test_the_documented_custom_operator_runs(files):
     assert np.allclose(session.run({"x": x})["y"], np.maximum(x, 0) ** 2)
 
 
+def test_the_documented_conformance_test_passes(files):
+    test = load_module(files / "conformance.py").test_conformance
+    (mark,) = test.pytestmark
+    assert [check.name for check in mark.args[1]] == re.findall(
+        r"^\| `(\w+)` \|", read(DOCS / "plugins.md").partition("| check | |")[2].partition("\n\n")[0], re.M
+    )
+    for check in mark.args[1]:
+        test(check)
+
+
 def test_the_readme_has_a_custom_operator_in_under_30_lines(folder):
     (block,) = [b for b in code_blocks(ROOT / "README.md", "python") if b.startswith("# square.py")]
     assert sum(bool(line.strip()) for line in block.splitlines()) < 30

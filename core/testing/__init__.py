@@ -1,0 +1,20 @@
+"""The conformance kit: named checks that a plugin's author, and everybody else, can hold it to."""
+
+from __future__ import annotations
+
+from tactician.testing.calls import make_signature, resized, standard_signatures
+from tactician.testing.checks import CHECKS, Check
+from tactician.testing.conformance import CheckResult, check_plugin, conformance_tests
+from tactician.testing.subject import Subject
+
+__all__ = [
+    "CHECKS",
+    "Check",
+    "CheckResult",
+    "Subject",
+    "check_plugin",
+    "conformance_tests",
+    "make_signature",
+    "resized",
+    "standard_signatures",
+]

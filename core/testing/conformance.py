@@ -1,0 +1,81 @@
+"""Runs the checks: all of them with their results, or as tests of pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from tactician.errors import TacticianError
+from tactician.signature import OpSignature
+from tactician.testing.checks import CHECKS, Check
+from tactician.testing.subject import Subject
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """What a check found; ``message`` and ``advice`` are empty where all is well."""
+
+    name: str
+    ok: bool
+    message: str = ""
+    advice: str = ""
+
+
+def check_plugin(
+    plugin: str, *, target: str = "cpu", signatures: Sequence[OpSignature] = ()
+) -> list[CheckResult]:
+    """Run every check on a plugin and return the results; none stops the others.
+
+    Parameters
+    ----------
+    plugin, target, signatures
+        As ``Subject`` takes them.
+
+    Raises
+    ------
+    PluginError, DeviceError
+        If the plugin can't be loaded, or there is no such target.
+    """
+    subject = Subject(plugin, target, signatures)
+    assert subject.device is not None  # opened first: what fails here is no check's business
+    return [_result(check, subject) for check in CHECKS]
+
+
+def conformance_tests(
+    plugin: str, *, target: str = "cpu", signatures: Callable[[], Sequence[OpSignature]] = tuple
+) -> Callable[..., None]:
+    """Return a test for pytest, one case for each check: ``test_conformance = conformance_tests("acme")``.
+
+    Parameters
+    ----------
+    plugin, target
+        As ``Subject`` takes them.
+    signatures
+        Returns the calls to check besides those of the ONNX project's tests.
+    """
+    import pytest
+
+    subjects: list[Subject] = []
+
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+    def test_conformance(check: Any) -> None:
+        if not subjects:
+            # an operator of the plugin's own has a reference only once the plugin is loaded
+            first = Subject(plugin, target)
+            assert first.plugins
+            subjects.append(Subject(plugin, target, tuple(signatures())))
+        result = _result(check, subjects[0])
+        assert result.ok, f"{result.message}\n{result.advice}"
+
+    test: Callable[..., None] = test_conformance
+    return test
+
+
+def _result(check: Check, subject: Subject) -> CheckResult:
+    try:
+        check.run(subject)
+    except (AssertionError, TacticianError) as error:
+        return CheckResult(check.name, False, str(error), check.advice)
+    except Exception as error:  # the plugin's own code raises whatever it does
+        return CheckResult(check.name, False, f"{type(error).__name__}: {error}", check.advice)
+    return CheckResult(check.name, True)

@@ -1,0 +1,99 @@
+"""What is checked: a loaded plugin, a device, and the calls that its tactics accept there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from tactician.config import BuilderConfig
+from tactician.plugins.manager import Plugins, load_plugins
+from tactician.plugins.target import Device
+from tactician.signature import OpSignature
+from tactician.tactics.registry import Candidate, Registry
+from tactician.tactics.tactic import ANY_OP, Tactic
+from tactician.testing.calls import standard_signatures
+
+MOST_CALLS = 12
+"""Calls that one tactic is tried on, beyond those that were given."""
+
+
+@dataclass
+class Subject:
+    """A plugin under check.
+
+    Parameters
+    ----------
+    plugin
+        Name of an installed one, or path of a ``.py`` file.
+    target
+        Its tactics for this target are checked.
+    signatures
+        Calls to check besides those of the ONNX project's tests; an operator of the plugin's own has only these.
+
+    Raises
+    ------
+    PluginError
+        If it can't be loaded.
+    """
+
+    plugin: str
+    target: str = "cpu"
+    signatures: Sequence[OpSignature] = field(default_factory=tuple)
+
+    @cached_property
+    def config(self) -> BuilderConfig:
+        """The plugin alone, with the built-in one, which brings the targets."""
+        return BuilderConfig(target=self.target, plugins=(self.plugin, "builtin"), strict=True)
+
+    @cached_property
+    def plugins(self) -> Plugins:
+        """The plugins, loaded."""
+        return load_plugins(self.config)
+
+    @property
+    def name(self) -> str:
+        """Name of the plugin."""
+        return self.plugin.rpartition("/")[2].removesuffix(".py") if self.is_file else self.plugin
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file, and no distribution."""
+        return self.plugin.endswith(".py")
+
+    @cached_property
+    def device(self) -> Device:
+        """Device 0 of the target."""
+        return self.plugins.target(self.target).device(0)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The plugin's own tactics."""
+        registry = Registry()
+        for ref, tactic in self.plugins.registry:
+            if ref.name == self.name:
+                registry.add(ref, tactic)
+        return registry
+
+    @property
+    def tactics(self) -> list[type[Tactic]]:
+        """Its tactic classes for the target."""
+        return [tactic for _, tactic in self.registry if tactic.target == self.target]
+
+    @cached_property
+    def calls(self) -> list[OpSignature]:
+        """Calls of every operator that its tactics are for."""
+        ops = {
+            op for t in self.tactics for op in ((t.op,) if isinstance(t.op, str) else t.op) if op != ANY_OP
+        }
+        return [*self.signatures, *(s for op in sorted(ops) for s in standard_signatures(op))]
+
+    def accepted(self) -> Iterator[tuple[OpSignature, Candidate]]:
+        """Yield calls with the plugin's candidates that accept them: all that were given, and some of the others."""
+        tried: Counter[Tactic] = Counter()
+        for number, signature in enumerate(self.calls):
+            for candidate in self.registry.candidates(signature, self.device)[0]:
+                if number < len(self.signatures) or tried[candidate.tactic] < MOST_CALLS:
+                    tried[candidate.tactic] += 1
+                    yield signature, candidate
