@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -99,8 +100,8 @@ class OnnxRuntime(Tactic):
         for tensor in _types(signature):
             if tensor is not None and (reason := _refused_type(tensor, bindable=_is_bindable(signature))):
                 return reason
-        if signature.op_type in _INEXACT_OPS and signature.body is None:
-            return f"ONNX Runtime's {signature.op_type} {_INEXACT_OPS[signature.op_type]}"
+        if signature.body is None and (reason := _inexact(signature)):
+            return f"ONNX Runtime's {signature.op_type} {reason}"
         if self.packed and not _weights(signature):
             return "no constant weights to pack"
         key = self._model(signature, ())[0] + str(device.facts["threads"])
@@ -262,6 +263,17 @@ def _refused_type(tensor: TensorType, *, bindable: bool) -> str | None:
     if element not in _TYPES and not (bindable and is_available() and element in ELEMENT_TYPES):
         return f"ONNX Runtime takes no NumPy arrays of type {element}"
     return None
+
+
+def _inexact(signature: OpSignature) -> str | None:
+    """Return how ONNX Runtime computes something else than ONNX defines, or None."""
+    x = signature.input(0)
+    if signature.op_type == "Attention" and x is not None and x.dtype == "float16":
+        return "rounds the scores to half precision before their softmax"
+    single = x is not None and x.is_static and len(x.dims) > 2 and math.prod(x.dims[2:]) == 1
+    if signature.op_type == "InstanceNormalization" and single:
+        return "cancels large numbers where there is one element in a channel"
+    return _INEXACT_OPS.get(signature.op_type)
 
 
 def _pointer(array: Array) -> int:

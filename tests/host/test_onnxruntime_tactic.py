@@ -329,3 +329,18 @@ def test_model_generators_make_runnable_models() -> None:
         result = session.run(None, inputs)[0]
         assert np.isfinite(result).all()
         assert 0.1 < result.std() < 30
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "dtype", "words"),
+    [
+        ("Attention", [(1, 2, 5, 8)] * 3, np.float16, "rounds the scores"),
+        ("InstanceNormalization", [(2, 3, 1, 1), (3,), (3,)], np.float32, "one element in a channel"),
+    ],
+)
+def test_what_is_computed_inexactly_is_declined(
+    op: str, shapes: list[tuple[int, ...]], dtype: Any, words: str
+) -> None:
+    inputs = [np.random.default_rng(0).standard_normal(s).astype(dtype) for s in shapes]
+    reason = OnnxRuntime().decline(make_signature(op, inputs), CpuDevice())
+    assert words in str(reason)
