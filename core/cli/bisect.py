@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tactician.tactics.lock import LockFile
     from tactician.tactics.lock_diff import ChoiceChange
 
+NOT_RUN = (126, 127)
+"""Exit codes by which the shell says that a command is not there, or is none."""
 UNKNOWN = 125
 """Exit code by which a check says that it can't tell, as for ``git bisect run``."""
 
@@ -136,6 +138,8 @@ class _Trial:
                 self._check, shell=True, env=environment, stdout=subprocess.DEVNULL
             ).returncode
         self.builds += 1
+        if code in NOT_RUN:
+            raise ConfigError(f"the check '{self._check}' can't be run (exit code {code} of the shell)")
         if code == UNKNOWN:
             raise ConfigError(
                 f"the check could not tell (exit code {UNKNOWN}) with {len(changes)} of {self._total} changes: "
@@ -155,8 +159,12 @@ class _Trial:
         for decision in engine.report.decisions:
             for node in decision.nodes:
                 entry = wanted.get(node)
-                if entry is None or entry.tactic != decision.chosen:
+                if entry is None or (entry.tactic, entry.version) != (
+                    decision.chosen,
+                    decision.winner.version,
+                ):
                     raise LockMismatchError(
-                        f"node '{node}': {entry.tactic if entry else 'nothing'} is locked, {decision.chosen} was "
+                        f"node '{node}': {f'{entry.tactic} version {entry.version}' if entry else 'nothing'} is locked, "
+                        f"{decision.chosen} version {decision.winner.version} was "
                         f"chosen by {decision.chosen_by}" + (f" ({decision.note})" if decision.note else "")
                     )

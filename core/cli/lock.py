@@ -40,7 +40,7 @@ def diff_command(out: Output, before: Path, after: Path, fail_if_different: bool
         out.text(f"plugin {plugin.name}: {_version(plugin.before)} → {_version(plugin.after)}")
     for change in choices:
         out.text(describe(change))
-    changed = sum(len(c.nodes) for c in choices)
+    changed = len({node for c in choices for node in c.nodes})
     said = f"{plural(changed, 'node')} of {len(old.nodes.keys() | new.nodes.keys())} differ"
     out.text(said if choices or plugins else "no difference")
     if fail_if_different and (choices or plugins):

@@ -28,6 +28,10 @@ def plugins_command(
     removal.
     """
     if check:
+        if any(options.values()):
+            raise click.UsageError(
+                "--check loads NAME and the built-in kernels alone: leave -p, --no-plugin and --strict out"
+            )
         _check(out, name, target)
         return
     from dataclasses import asdict
