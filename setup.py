@@ -11,6 +11,7 @@ PACKAGES = {
     "tactician.passes": "core/passes",
     "tactician.report": "core/report",
     "tactician.runtime": "core/runtime",
+    "tactician.scaffold": "core/scaffold",
     "tactician.testing": "core/testing",
     "tactician.plugins": "plugins",
     "tactician.tactics": "tactics",
@@ -34,6 +35,7 @@ setup(
     package_dir=PACKAGES,
     package_data={
         "tactician": ["py.typed"],
+        "tactician.scaffold": ["*/*.template"],
         "tactician.builtin_kernels.cuda": ["*.cu", "*.cuh"],
     },
 )

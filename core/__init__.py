@@ -13,6 +13,10 @@ _EXPORTS = {
     "Session": "tactician.runtime.session",
     "Network": "tactician.network",
     "AlgorithmSelector": "tactician.tactics.selector",
+    "CandidateRecord": "tactician.tactics.record",
+    "Decision": "tactician.tactics.record",
+    "TacticRecorder": "tactician.tactics.replay",
+    "TacticReplayer": "tactician.tactics.replay",
     "Op": "tactician.plugins.op",
     "OpSignature": "tactician.signature",
     "TensorType": "tactician.signature",
@@ -23,6 +27,10 @@ _EXPORTS = {
     "Device": "tactician.plugins.target",
     "Timer": "tactician.plugins.target",
     "KernelSource": "tactician.plugins.kernel_source",
+    "RewriteRule": "tactician.plugins.rewrite_rule",
+    "KernelBinary": "tactician.plugins.kernel_binary",
+    "TritonSource": "tactician.plugins.triton_source",
+    "InlinePlugin": "tactician.plugins.inline",
     "hookimpl": "tactician.plugins.hookspecs",
 }
 

@@ -84,7 +84,8 @@ def build(
         network = import_model(model, config.shapes, plugins.ops)
         info = _model_info(model, network)
     with clock("optimize"):
-        stages = passes.run(network, passes.pipeline(config, plugins.passes), config.dump_stages)
+        steps = passes.pipeline(config, plugins.passes, plugins.ops)
+        stages = passes.run(network, steps, config.dump_stages)
         signatures = network_signatures(network)
         lock = _read_lock(config)
     with clock("measure"):

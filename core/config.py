@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tactician.plugins.inline import InlinePlugin
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class BuilderConfig:
     locked
         Whether anything that is not as in ``lock_file`` is an error.
     plugins, disabled_plugins
-        Allow list (None: all installed) and deny list of plugins by name; paths to ``.py`` files load these.
+        Allow list (None: all installed) and deny list of plugins by name; paths to ``.py`` files load these, and
+        ``InlinePlugin`` objects are taken as they are.
     isolate
         Whether candidates are checked and timed in a process of their own, which the build survives; None: where
         the target asks for it, as ``cuda`` does.
@@ -76,7 +81,7 @@ class BuilderConfig:
     error_on_timing_cache_miss: bool = False
     lock_file: Path | None = None
     locked: bool = False
-    plugins: tuple[str, ...] | None = None
+    plugins: tuple[str | InlinePlugin, ...] | None = None
     disabled_plugins: tuple[str, ...] = ()
     isolate: bool | None = None
     candidate_timeout: float = 60.0

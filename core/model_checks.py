@@ -81,10 +81,13 @@ def check_operators(proto: ModelProto, ops: Mapping[str, Any]) -> None:
     ------
     UnknownOpError
         If not; it names the node, the operator and what is near.
+    InvalidModelError
+        If a node has an attribute that operators can't have here.
     """
     versions = opset_versions(proto)
     for node in all_nodes(proto.graph.node):
         _check_equation(node)
+        _check_sparse(node)
         name = f"{node.domain or 'ai.onnx'}::{node.op_type}"
         version = versions.get(node.domain)
         if name in ops or (version is not None and onnx.defs.has(node.op_type, version, node.domain)):
@@ -174,6 +177,16 @@ def _check_equation(node: NodeProto) -> None:
             text = attribute.s.decode("utf-8", "replace").replace(" ", "")
             if not _EQUATION.fullmatch(text):
                 raise InvalidModelError(f"{node_text(node)}: '{text}' is no equation of an Einsum")
+
+
+def _check_sparse(node: NodeProto) -> None:
+    """Refuse sparse attributes; those of Constant are dense by now."""
+    for attribute in node.attribute:
+        if attribute.type in (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS):
+            raise InvalidModelError(
+                f"{node_text(node)}: attribute '{attribute.name}' is a sparse tensor, which no operator can have here; "
+                "write it as a dense one, or as an input"
+            )
 
 
 def _near(op_type: str, ops: Mapping[str, Any]) -> str:

@@ -129,8 +129,8 @@ _NAMES = {ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}
 
 
 def _constant(value: ir.Value) -> Constant | None:
-    tensor = value.const_value
-    if tensor is None or value.is_graph_input():
+    tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
+    if tensor is None:
         return None
     if tensor.nbytes > MAX_CONSTANT_BYTES or tensor.dtype == ir.DataType.STRING:
         return Constant()

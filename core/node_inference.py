@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 from tactician.errors import InvalidModelError, ShapeError, UnknownOpError
+from tactician.signature import Dim
 
 LARGEST_VALUE = 1024
 """Bytes of the largest constant whose value takes part in inference."""
@@ -51,10 +53,12 @@ def infer_node(node: ir.Node, opset: int) -> None:
 def infer_custom_node(node: ir.Node, model: ir.Model, ops: Mapping[str, Any]) -> None:
     """Set the types of the outputs of ``node``, a plugin's, where the shapes of its inputs are known.
 
+    What the plugin leaves open, a shape or a dimension that is None, stays as it was: a model may declare it.
+
     Raises
     ------
     ShapeError
-        If the plugin fails to infer them, or gives too few.
+        If the plugin fails to infer them, gives too few, or one that is no type.
     """
     from tactician.network import signature_of
 
@@ -69,9 +73,28 @@ def infer_custom_node(node: ir.Node, model: ir.Model, ops: Mapping[str, Any]) ->
         raise ShapeError(f"{where}: its plugin can't infer the outputs of {signature}: {said}") from error
     if len(types) < len(node.outputs):
         raise ShapeError(f"{where}: its plugin infers {len(types)} outputs, the node has {len(node.outputs)}")
-    for value, inferred in zip(node.outputs, types, strict=False):
+    for i, (value, inferred) in enumerate(zip(node.outputs, types, strict=False)):
+        if not _is_type(inferred):
+            raise ShapeError(
+                f"{where}: its plugin infers {inferred!r} for output {i}; return a TensorType of an ONNX element type, "
+                "with dimensions of 0 or more, names, or None"
+            )
         value.type = ir.TensorType(data_type(inferred.dtype))
-        value.shape = None if inferred.shape is None else ir.Shape(inferred.shape)
+        value.shape = _settled(inferred.shape, value.shape)
+
+
+def _is_type(inferred: Any) -> bool:
+    try:
+        data_type(inferred.dtype)
+        return all(d is None or isinstance(d, str) or operator.index(d) >= 0 for d in inferred.shape or ())
+    except (AttributeError, TypeError, InvalidModelError):
+        return False
+
+
+def _settled(inferred: tuple[Dim, ...] | None, declared: ir.Shape | None) -> ir.Shape | None:
+    if inferred is None or declared is None or len(inferred) != len(declared):
+        return declared if inferred is None else ir.Shape(inferred)
+    return ir.Shape([old if new is None else new for new, old in zip(inferred, declared, strict=True)])
 
 
 def data_type(dtype: str) -> ir.DataType:

@@ -47,7 +47,7 @@ def infer_types(proto: ModelProto, ops: Mapping[str, Any]) -> ModelProto:
     ShapeError
         If shapes of a node's inputs do not fit together, or a tensor is larger than the memory of this machine.
     """
-    _forget_data_dependent(proto)
+    _forget_data_dependent(proto, ops)
     result, thorough = _infer(proto)
     for _ in range(_MOST_ROUNDS):
         if not ops or not _infer_custom(result, ops):
@@ -61,8 +61,37 @@ def infer_types(proto: ModelProto, ops: Mapping[str, Any]) -> ModelProto:
     return result
 
 
-def refresh_types(model: ir.Model) -> None:
-    """Infer the types of ``model`` anew, in place, where they are not fully known: a pass has made more known."""
+def refresh_types(model: ir.Model, ops: Mapping[str, Any]) -> None:
+    """Infer the types of ``model`` anew, in place, where they are not fully known: a pass has made more known.
+
+    Parameters
+    ----------
+    ops
+        Plugins' operators by name.
+
+    Raises
+    ------
+    ShapeError
+        If a plugin can't infer the outputs of its operator from what is known now.
+    """
+    for _ in range(_MOST_ROUNDS):
+        _refresh_standard(model)
+        if not _refresh_custom(model, ops):
+            break
+
+
+def _refresh_custom(model: ir.Model, ops: Mapping[str, Any]) -> bool:
+    """Infer the types of plugins' nodes that are not fully known; return whether any became known better."""
+    changed = False
+    for node in model.graph:
+        if f"{node.domain}::{node.op_type}" in ops and not all(map(_is_static, node.outputs)):
+            before = [str(v.shape) for v in node.outputs]
+            infer_custom_node(node, model, ops)
+            changed |= [str(v.shape) for v in node.outputs] != before
+    return changed
+
+
+def _refresh_standard(model: ir.Model) -> None:
     values = [v for node in model.graph for v in node.outputs if v.name]
     waiting = {v.name: v for v in values if v.type is None or not _is_static(v)}
     if not waiting:
@@ -115,14 +144,20 @@ def _infer(proto: ModelProto) -> tuple[ModelProto, bool]:
         raise InvalidModelError(f"shapes can't be inferred: {one_line(error)}") from error
 
 
-def _forget_data_dependent(proto: ModelProto) -> None:
-    """Drop declared shapes of all that comes of operators whose output shapes depend on their inputs' values.
+def _forget_data_dependent(proto: ModelProto, ops: Mapping[str, Any]) -> None:
+    """Drop declared shapes of all that comes of operators whose output shapes may depend on their inputs' values.
 
-    A model may declare what came out once; what comes out next depends on the data.
+    A model may declare what came out once; what comes out next depends on the data. Of plugins' operators it is not
+    known here: what comes of their outputs is inferred anew, the outputs themselves are their plugin's business.
     """
     dependent: set[str] = set()
+    custom: set[str] = set()
     for node in proto.graph.node:
-        if (not node.domain and node.op_type in DATA_DEPENDENT_OPS) or not dependent.isdisjoint(node.input):
+        if f"{node.domain}::{node.op_type}" in ops:
+            custom.update(name for name in node.output if name)
+        elif (not node.domain and node.op_type in DATA_DEPENDENT_OPS) or not (dependent | custom).isdisjoint(
+            node.input
+        ):
             dependent.update(name for name in node.output if name)
     if not dependent:
         return
@@ -151,7 +186,10 @@ def _without_declared(proto: ModelProto) -> ModelProto:
 
 
 def _infer_custom(proto: ModelProto, ops: Mapping[str, Any]) -> bool:
-    """Set output types of plugins' nodes, and of what follows from them; return whether any became known."""
+    """Set output types of plugins' nodes, and of what follows from them; return whether any became known.
+
+    What a plugin infers counts for more than what the model declares.
+    """
     domains = {name.partition("::")[0] for name in ops}
     if not any((node.domain or "ai.onnx") in domains for node in proto.graph.node):
         return False
@@ -159,13 +197,18 @@ def _infer_custom(proto: ModelProto, ops: Mapping[str, Any]) -> bool:
     opset = model.graph.opset_imports.get("", 0)
     found: dict[str, ir.Value] = {}
     for node in model.graph:
-        if all(v.shape is not None or not v.name for v in node.outputs):
-            continue
+        before = [(str(v.type), str(v.shape)) for v in node.outputs]
         if f"{node.domain or 'ai.onnx'}::{node.op_type}" in ops:
             infer_custom_node(node, model, ops)
+        elif all(v.shape is not None or not v.name for v in node.outputs):
+            continue
         elif node.domain == "" and not any(a.type in _GRAPHS for a in node.attributes.values()):
             infer_node(node, opset)
-        found |= {v.name or "": v for v in node.outputs if v.shape is not None}
+        found |= {
+            v.name or "": v
+            for v, known in zip(node.outputs, before, strict=True)
+            if v.shape is not None and (str(v.type), str(v.shape)) != known
+        }
     progress = bool(found)
     for value in proto.graph.output:
         if value.name in found:

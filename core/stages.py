@@ -6,9 +6,10 @@ import msgspec
 
 
 class StageReport(msgspec.Struct, frozen=True):
-    """What one pass did to the network."""
+    """What one pass did to the network; ``matches`` is how many subgraphs a rewrite rule replaced."""
 
     name: str
     nodes_before: int
     nodes_after: int
     seconds: float
+    matches: int | None = None

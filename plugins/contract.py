@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 from tactician.errors import PluginError
 from tactician.plugins import hookspecs
-from tactician.plugins.hookspecs import API_VERSION, PROJECT
+from tactician.plugins.api_version import API_VERSION, api_mismatch
+from tactician.plugins.hookspecs import PROJECT
 from tactician.plugins.op import Op
 from tactician.plugins.target import Target
 from tactician.project import near_matches
@@ -90,11 +91,9 @@ def _check_api(plugin: Any) -> None:
         return
     if not isinstance(wanted, tuple) or len(wanted) != 2 or not all(isinstance(n, int) for n in wanted):
         raise PluginError(f"its TACTICIAN_API is {wanted!r}; write a tuple such as {API_VERSION}")
-    if wanted[0] != API_VERSION[0] or wanted[1] > API_VERSION[1]:
-        raise IncompatibleError(
-            f"it needs version {wanted[0]}.{wanted[1]} of the plugin contract, this tactician has "
-            f"{API_VERSION[0]}.{API_VERSION[1]}"
-        )
+    reason = api_mismatch(wanted)
+    if reason:
+        raise IncompatibleError(reason)
 
 
 def _register(name: str, plugin: Any) -> pluggy.PluginManager:

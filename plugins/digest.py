@@ -34,10 +34,14 @@ SOURCE_SUFFIXES = frozenset(
 def plugin_digest(source: Source, loaded: Any) -> str:
     """Return the SHA-256 of the files of plugin ``source``, whose entry point named the object ``loaded``.
 
+    ``loaded`` is None where the plugin is not imported.
+
     Of an installed distribution it is taken from the hashes in its RECORD, and no file is read. Of an
     editable install, a single file, or a package within tactician itself, it is taken from the module's own
     source files.
     """
+    if source.inline is not None:
+        return source.inline.digest
     file = _module_file(source, loaded)
     if source.distribution is not None and source.distribution_name != GROUP:
         recorded = _record_digest(source.distribution, file)

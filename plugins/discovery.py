@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tactician import __version__
-from tactician.errors import PluginError, UnknownPluginError
+from tactician.errors import ConfigError, PluginError, UnknownPluginError
+from tactician.plugins.api_version import api_mismatch, written_api
+from tactician.plugins.inline import InlinePlugin
 
 GROUP = "tactician"
 """The entry-point group: ``[project.entry-points.tactician]``."""
@@ -31,7 +33,7 @@ class State(StrEnum):
     DISABLED = "disabled"
     INCOMPATIBLE = "incompatible"  # needs another version of tactician
     BROKEN = "broken"  # failed to import, breaks the contract, or its name is taken
-    QUARANTINED = "quarantined"  # crashed the process before
+    QUARANTINED = "quarantined"  # importing it took a process down
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,22 @@ class PluginStatus:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a plugin comes from: an entry point of a distribution, or a file."""
+    """Where a plugin comes from: an entry point of a distribution, a file, or an object."""
 
     name: str
     entry: str
     distribution: metadata.Distribution | None = None
     file: Path | None = None
+    inline: InlinePlugin | None = None
 
     @property
     def distribution_name(self) -> str:
-        """Name of the distribution, empty for a file."""
+        """Name of the distribution, empty for a file or an object."""
         return str(self._metadata["Name"]) if self._metadata else ""
 
     @property
     def version(self) -> str:
-        """Version of the distribution; of a file, 0."""
+        """Version of the distribution; of a file or an object, 0."""
         return str(self._metadata["Version"]) if self._metadata else "0"
 
     @property
@@ -81,28 +84,30 @@ class Source:
         """Parsed once: importlib.metadata parses it again for each question."""
         return self.distribution.metadata if self.distribution else None
 
-    @property
+    @cached_property
     def location(self) -> Path | None:
-        """Path of the module, found without importing it."""
-        return self.file or _locate(self.entry.partition(":")[0])
+        """Path of the module, found without importing it; None for an object."""
+        return None if self.inline else self.file or _locate(self.entry.partition(":")[0])
 
     def problem(self) -> tuple[State, str] | None:
         """Return why this plugin can't be loaded, as far as can be told without importing it."""
-        if not _NAME.fullmatch(self.name) or self.name.lower() in RESERVED_NAMES:
-            return State.BROKEN, (
-                f"'{self.name}' is no name for a plugin: letters, digits, '_' and '-' only, and none of "
-                f"{', '.join(sorted(RESERVED_NAMES))}"
-            )
+        if reason := _bad_name(self.name):
+            return State.BROKEN, reason
         if self.distribution and self.distribution_name != GROUP:
             wanted = _needed_versions(self.requirements)
             if wanted is not None and not wanted.contains(__version__, prereleases=True):
                 return State.INCOMPATIBLE, (
                     f"{self.distribution_name} {self.version} needs tactician {wanted}, this is {__version__}"
                 )
+        if self.distribution_name != GROUP and self.location and (written := written_api(self.location)):
+            reason = api_mismatch(written)
+            return (State.INCOMPATIBLE, reason) if reason else None
         return None
 
     def load(self) -> Any:
         """Import the plugin and return the object that its entry point names."""
+        if self.inline:
+            return self.inline
         if self.file:
             return _load_file(self.name, self.file)
         module, _, attribute = self.entry.partition(":")
@@ -123,6 +128,27 @@ def installed() -> list[Source]:
         Source(p.name, p.value.partition("[")[0].strip(), p.dist) for p in metadata.entry_points(group=GROUP)
     ]
     return sorted(sources, key=lambda s: (s.distribution_name != GROUP, s.name, s.distribution_name))
+
+
+def check_plugin_name(name: str) -> None:
+    """Make sure that ``name`` can be a plugin's.
+
+    Raises
+    ------
+    ConfigError
+        If it can't.
+    """
+    if reason := _bad_name(name):
+        raise ConfigError(reason)
+
+
+def _bad_name(name: str) -> str | None:
+    if _NAME.fullmatch(name) and name.lower() not in RESERVED_NAMES:
+        return None
+    return (
+        f"'{name}' is no name for a plugin: letters, digits, '_' and '-' only, and none of "
+        f"{', '.join(sorted(RESERVED_NAMES))}"
+    )
 
 
 def is_path(name: str) -> bool:
@@ -146,6 +172,11 @@ def from_file(path: str | Path) -> Source:
     return Source(file.stem, str(file), file=file)
 
 
+def from_object(plugin: InlinePlugin) -> Source:
+    """Return the plugin that an object is."""
+    return Source(plugin.name, "(an object)", inline=plugin)
+
+
 def name_clashes(sources: Iterable[Source]) -> dict[str, str]:
     """Return, for every name that more than one source claims, what is to be said about it."""
     claims: dict[str, list[Source]] = defaultdict(list)
@@ -159,6 +190,8 @@ def name_clashes(sources: Iterable[Source]) -> dict[str, str]:
 
 
 def _describe(source: Source) -> str:
+    if source.inline:
+        return "an InlinePlugin object"
     what = f"{source.distribution_name} {source.version}" if source.distribution else "a file"
     return f"{what} ({source.location or source.entry})"
 

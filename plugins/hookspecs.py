@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from tactician.passes import Pass
 
 PROJECT = "tactician"
-API_VERSION = (1, 0)
-"""Major and minor version of the contract between tactician and its plugins. A minor version only adds."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -47,8 +46,14 @@ def targets() -> list[type[Target]]:
 
 
 @hookspec
-def filter_tactics(signature: OpSignature, candidates: list[str]) -> list[str] | None:
-    """Return the ids, out of ``candidates``, that may be timed; None for no opinion."""
+def filter_tactics(
+    signature: OpSignature, candidates: list[str], tactics: Mapping[str, Tactic]
+) -> list[str] | None:
+    """Return the ids, out of ``candidates``, that may be timed; None for no opinion.
+
+    ``tactics`` has the tactic of each id: its ``library``, its ``numerics(signature)``, its fields. It came with version
+    1.1 of the contract.
+    """
 
 
 @hookspec

@@ -1,8 +1,9 @@
-"""Source of a CUDA C++ kernel: what a tactic of any plugin hands to the ``cuda`` device to compile."""
+"""Source of a CUDA kernel: what a tactic of any plugin hands to the ``cuda`` device to compile."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from tactician.plugins.target import Artifacts
 
@@ -22,3 +23,22 @@ class KernelSource:
     def key(self, arch: str) -> str:
         """Return the content key of this kernel compiled for ``arch``."""
         return Artifacts.key("cubin", arch, self.name, self.text, repr(self.defines))
+
+
+class KernelLanguage(Protocol):
+    """A kernel in another language than CUDA C++: ``device.compile(it)`` returns what its ``load(device)`` does.
+
+    A language compiles within ``device.artifacts.get(key, make)``, so that an engine holds what ``make`` returned and
+    runs without the language's compiler, and hands the machine code on as a ``KernelBinary``. ``TritonSource`` is one;
+    plugins can bring others.
+    """
+
+    def load(self, device: Any) -> Any:
+        """Return the kernel on ``device``.
+
+        Raises
+        ------
+        TacticError
+            If it does not compile.
+        """
+        ...

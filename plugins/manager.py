@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ from tactician.config import BuilderConfig
 from tactician.errors import DeviceError, PluginError
 from tactician.plugins.contract import Contribution, Hook, IncompatibleError, read_contribution
 from tactician.plugins.digest import plugin_digest
-from tactician.plugins.discovery import PluginStatus, Source, State, from_file, installed, name_clashes
+from tactician.plugins.discovery import GROUP, PluginStatus, Source, State, installed, name_clashes
 from tactician.plugins.op import Op
 from tactician.plugins.policy import Policy
+from tactician.plugins.quarantine import Quarantine
 from tactician.plugins.reference import ops_in_use, set_ops
 from tactician.plugins.target import Target
 from tactician.project import near_matches
@@ -197,9 +199,10 @@ def survey_plugins(config: BuilderConfig | None = None) -> dict[str, PluginStatu
 
 def _allowed_sources(policy: Policy, states: dict[str, PluginStatus]) -> list[Source]:
     """Return the sources that may be loaded, in order, and fill ``states`` for all."""
-    sources = installed() + [from_file(file) for file in policy.files]
+    sources = installed() + policy.sources()
     policy.check_names({s.name for s in sources})
     clashes = name_clashes(sources)
+    quarantine = Quarantine.of_user()
     allowed = []
     for source in sources:
         refusal, problem = policy.refusal(source.name), source.problem()
@@ -209,6 +212,8 @@ def _allowed_sources(policy: Policy, states: dict[str, PluginStatus]) -> list[So
             states[source.name] = source.status(State.BROKEN, clashes[source.name])
         elif problem:
             states[source.name] = source.status(*problem)
+        elif _guarded(source) and (verdict := quarantine.verdict(source)):
+            states[source.name] = _quarantined(source, verdict)
         else:
             states[source.name] = source.status(State.FOUND)
             allowed.append(source)
@@ -218,8 +223,14 @@ def _allowed_sources(policy: Policy, states: dict[str, PluginStatus]) -> list[So
 def _load(plugins: Plugins, source: Source, *, run_only: bool) -> None:
     """Import one plugin and take what it contributes; whatever goes wrong becomes its state."""
     state, reason = State.READY, ""
+    quarantine = Quarantine.of_user()
+    verdict = _guarded(source) and quarantine.verdict(source, confirm=True)
+    if verdict:
+        plugins.states[source.name] = _quarantined(source, verdict)
+        return
     try:
-        loaded = source.load()
+        with quarantine.importing(source.name) if _guarded(source) else nullcontext():
+            loaded = source.load()
         ref = PluginRef(source.name, _version(source, loaded), plugin_digest(source, loaded))
         plugins.accept(ref, read_contribution(ref, loaded, run_only=run_only))
         # a tactic that runs references finds them by name; sessions of several engines share one process
@@ -233,6 +244,18 @@ def _load(plugins: Plugins, source: Source, *, run_only: bool) -> None:
         logger.debug("plugin '%s'", source.name, exc_info=True)
         state, reason = State.BROKEN, f"{type(error).__name__}: {error}"
     plugins.states[source.name] = source.status(state, reason)
+
+
+def _guarded(source: Source) -> bool:
+    """Return whether importing ``source`` may do harm: it is neither tactician's own nor in this process already."""
+    return source.inline is None and source.distribution_name != GROUP
+
+
+def _quarantined(source: Source, verdict: str) -> PluginStatus:
+    return source.status(
+        State.QUARANTINED,
+        f"{verdict}; 'tactician plugins retry {source.name}' tries again, as a new version does",
+    )
 
 
 def _version(source: Source, loaded: Any) -> str:

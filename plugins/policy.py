@@ -9,18 +9,20 @@ from pathlib import Path
 
 from tactician.config import BuilderConfig
 from tactician.errors import ConfigError, UnknownPluginError
-from tactician.plugins.discovery import is_path
+from tactician.plugins.discovery import Source, from_file, from_object, is_path
+from tactician.plugins.inline import InlinePlugin
 from tactician.project import Project, near_matches, read_project
 
 
 @dataclass(frozen=True)
 class Level:
-    """The lists of one origin; ``allow`` is None where it has no opinion, ``files`` are paths named there."""
+    """The lists of one origin; ``allow`` is None where it has no opinion, ``files`` and ``objects`` are given there."""
 
     origin: str
     allow: frozenset[str] | None
     deny: frozenset[str]
     files: tuple[Path, ...] = ()
+    objects: tuple[InlinePlugin, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,16 +54,23 @@ class Policy:
             )
         )
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Plugin files to load, each once."""
-        return tuple(dict.fromkeys(file for level in self.levels for file in level.files))
+    def sources(self) -> list[Source]:
+        """Return the plugins that were given as files or objects, each once.
+
+        Raises
+        ------
+        PluginError
+            If a file is not there, or no Python file.
+        """
+        files = dict.fromkeys(file for level in self.levels for file in level.files)
+        objects = dict.fromkeys(o for level in self.levels for o in level.objects)
+        return [*map(from_file, files), *map(from_object, objects)]
 
     @property
     def requested(self) -> frozenset[str]:
         """Names that the caller asked for: if one of these can't be loaded, that is an error."""
         first = self.levels[0]
-        return (first.allow or frozenset()) | {file.stem for file in first.files}
+        return (first.allow or frozenset()) | {f.stem for f in first.files} | {o.name for o in first.objects}
 
     def refusal(self, name: str) -> str | None:
         """Return why plugin ``name`` is disabled, or None. The first origin with an opinion decides."""
@@ -92,12 +101,15 @@ class Policy:
                     )
 
 
-def _level(origin: str, allow: tuple[str, ...] | None, deny: tuple[str, ...]) -> Level:
-    names = frozenset(n for n in allow or () if not is_path(n))
-    files = tuple(Path(n).expanduser().absolute() for n in allow or () if is_path(n))
-    # a list of files alone adds them to what is installed; an empty list allows nothing
-    restricts = allow is not None and (bool(names) or not files)
-    return Level(origin, names | {f.stem for f in files} if restricts else None, frozenset(deny), files)
+def _level(origin: str, allow: tuple[str | InlinePlugin, ...] | None, deny: tuple[str, ...]) -> Level:
+    objects = tuple(n for n in allow or () if isinstance(n, InlinePlugin))
+    words = [n for n in allow or () if not isinstance(n, InlinePlugin)]
+    names = frozenset(n for n in words if not is_path(n))
+    files = tuple(Path(n).expanduser().absolute() for n in words if is_path(n))
+    # a list of files and objects alone adds them to what is installed; an empty list allows nothing
+    restricts = allow is not None and (bool(names) or not (files or objects))
+    added = {f.stem for f in files} | {o.name for o in objects}
+    return Level(origin, names | added if restricts else None, frozenset(deny), files, objects)
 
 
 def _project_level(project: Project, disabled: tuple[str, ...]) -> Level:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from tactician.errors import DeviceError
 from tactician.signature import TensorType
 
 Thunk = Callable[[Any], None]
@@ -176,3 +177,13 @@ class Target(ABC):
     @abstractmethod
     def device(self, index: int = 0, artifacts: Artifacts | None = None) -> Device:
         """Open device ``index``."""
+
+    def offline_device(self, architecture: str) -> Device:
+        """Return a device of an architecture that is not there: tactics can be asked and compiled for it, not run.
+
+        Raises
+        ------
+        DeviceError
+            If this target has no such devices, or does not know the architecture.
+        """
+        raise DeviceError(f"target '{self.name}' can't compile for a device that is not there")

@@ -26,7 +26,12 @@ from tactician.tactics.cache_rows import (
     to_row,
     to_values,
 )
+from tactician.tactics.record import Outcome
 from tactician.tactics.registry import Candidate
+from tactician.user_folders import cache_folder
+
+FAILURES = (Outcome.FAILED.value, Outcome.WRONG.value)
+"""Outcomes that a plugin's author can change."""
 
 
 class CacheInfo(msgspec.Struct, frozen=True):
@@ -254,6 +259,24 @@ class TimingCache:
             connection.execute("VACUUM")
         return count
 
+    def failures(self, plugin: str) -> list[CacheRow]:
+        """Return the entries of a plugin's tactics that failed, were wrong, or took a process down."""
+        marks = ", ".join("?" * len(FAILURES))
+        with self._file.read() as connection:
+            rows = connection.execute(
+                f"SELECT {COLUMNS} FROM timings WHERE plugin = ? AND outcome IN ({marks}) ORDER BY 2, 1",
+                (plugin, *FAILURES),
+            ).fetchall()
+        return [row for row in map(to_row, rows) if row is not None]
+
+    def forget_failures(self, plugin: str) -> int:
+        """Delete these entries, so that the next build tries again, and return how many there were."""
+        marks = ", ".join("?" * len(FAILURES))
+        with self._file.write() as connection:
+            return connection.execute(
+                f"DELETE FROM timings WHERE plugin = ? AND outcome IN ({marks})", (plugin, *FAILURES)
+            ).rowcount
+
     def info(self) -> CacheInfo:
         """Return what the cache holds."""
         with self._file.read() as connection:
@@ -293,12 +316,7 @@ class TimingCache:
 
 def default_path() -> Path:
     """Return where the user's own timing cache is."""
-    folder = os.environ.get("TACTICIAN_CACHE_DIR")
-    if not folder:
-        from platformdirs import user_cache_dir
-
-        folder = user_cache_dir("tactician", appauthor=False)
-    return Path(folder) / "timing.sqlite"
+    return cache_folder() / "timing.sqlite"
 
 
 _ORPHANS = (

@@ -166,6 +166,8 @@ class _Chooser:
         assert self._selector is not None  # the caller asked
         try:
             self._selector.report_algorithms(contexts, [_as_choice(d.winner) for d in decisions])
+        except SelectionError:
+            raise
         except Exception as error:
             self._fail("report_algorithms of the selector", error)
 
@@ -209,6 +211,8 @@ class _Chooser:
             indices = sorted({int(i) for i in answer})
             if indices and not 0 <= indices[0] <= indices[-1] < len(usable):
                 raise IndexError(f"it returned {list(answer)}, and there are {len(usable)} choices")
+        except SelectionError:
+            raise  # what a selector says on purpose
         except Exception as error:
             return Restriction("selector", None, self._fail("select_algorithms of the selector", error))
         if not indices or len(indices) == len(usable):
@@ -300,5 +304,5 @@ def _device(fingerprints: Mapping[str, Mapping[str, str]] | None, key: str) -> s
 def _as_choice(record: CandidateRecord) -> AlgorithmChoice:
     timing = record.timing.median if record.timing else None
     return AlgorithmChoice(
-        record.tactic, record.plugin, timing, record.workspace, record.error, record.numerics
+        record.tactic, record.plugin, timing, record.workspace, record.error, record.numerics, record.version
     )

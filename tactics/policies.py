@@ -109,7 +109,8 @@ class Policies:
             return candidates
         offered = [c.id for c in candidates]
         try:
-            answer = hook(signature=signature, candidates=list(offered))
+            tactics = {c.id: c.tactic for c in candidates}
+            answer = hook(signature=signature, candidates=list(offered), tactics=tactics)
             if answer is None:
                 return candidates
             unknown = [a for a in answer if a not in offered]

@@ -51,6 +51,8 @@ class AlgorithmChoice:
         Relative error against the reference, or None where it could not be checked.
     numerics
         Marks such as ``"tf32"``.
+    version
+        Of the tactic: another number is another kernel.
     """
 
     tactic: str
@@ -59,13 +61,15 @@ class AlgorithmChoice:
     workspace: int
     error: float | None
     numerics: tuple[str, ...]
+    version: int = 1
 
 
 class AlgorithmSelector:
     """Restricts or makes choices, with TensorRT's interface. Subclass it and override what is needed.
 
     It is asked after everything is measured, once for each node, and only for what neither a ``--tactic``
-    rule nor a lock file decides.
+    rule nor a lock file decides. A ``SelectionError`` that it raises ends the build; any other exception is reported
+    and passed over, unless the build is strict.
     """
 
     def select_algorithms(self, context: AlgorithmContext, choices: Sequence[AlgorithmChoice]) -> list[int]:

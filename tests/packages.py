@@ -23,6 +23,7 @@ TOP = (
     "setup.py",
     "pyproject.toml",
     "MANIFEST.in",
+    "mkdocs.yml",
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",

@@ -24,24 +24,29 @@ POISON = 0xFF
 """Byte that outputs and workspaces are filled with: NaN in every floating-point type."""
 
 
+SUFFIXES = {80: "", 90: "a"}
+"""What follows the compute capabilities that kernels are compiled for in their names."""
+
+
 class PtxDevice:
-    """The part of the ``cuda`` device that tactics use, with the facts of a small sm_80 GPU."""
+    """The part of the ``cuda`` device that tactics use, with the facts of a small GPU: sm_80, or another of ``SUFFIXES``."""
 
     target = "cuda"
 
-    def __init__(self) -> None:
+    def __init__(self, sm: int = 80) -> None:
         self.index = 0
         self.name = "PTX interpreter"
         self.artifacts = Artifacts()
         self.memory = Memory()
         self.facts: Mapping[str, int | float | str] = {
-            "arch": "sm_80", "sm": 80, "compute_capability": "8.0", "driver": "", "multiprocessors": 4,
+            "arch": f"sm_{sm}{SUFFIXES[sm]}", "sm": sm, "compute_capability": f"{sm // 10}.{sm % 10}", "driver": "",
+            "multiprocessors": 4,
             "l2_bytes": 1 << 20, "shared_bytes_per_block": 166912, "memory_bytes": 1 << 26,
         }  # fmt: skip
 
     def compile(self, source: KernelSource) -> InterpretedKernel:
         """Return the kernel, ready to be interpreted."""
-        return InterpretedKernel(source, self.memory)
+        return InterpretedKernel(source, self.memory, int(self.facts["sm"]))
 
     def upload(self, array: Array) -> DeviceTensor:
         """Return a new tensor that holds ``array``."""
@@ -74,8 +79,8 @@ class InterpretedKernel:
 
     registers = 0
 
-    def __init__(self, source: KernelSource, memory: Memory) -> None:
-        self._ptx = _compile_ptx(source)
+    def __init__(self, source: KernelSource, memory: Memory, sm: int = 80) -> None:
+        self._ptx = _compile_ptx(source, sm)
         self._name, self._memory = source.name, memory
 
     def launch(self, stream: Any, grid: Any, block: Any, *args: Any, shared_bytes: int = 0) -> None:
@@ -111,10 +116,10 @@ def _three(extent: Any) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _compile_ptx(source: KernelSource) -> str:
+def _compile_ptx(source: KernelSource, sm: int) -> str:
     from cuda.bindings import nvrtc
 
-    options = [b"--gpu-architecture=compute_80", b"-std=c++17"]
+    options = [f"--gpu-architecture=compute_{sm}{SUFFIXES[sm]}".encode(), b"-std=c++17"]
     options += [f"-D{name}={value}".encode() for name, value in source.defines]
     _, program = nvrtc.nvrtcCreateProgram(source.text.encode(), b"kernel.cu", 0, [], [])
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)

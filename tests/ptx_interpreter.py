@@ -2,7 +2,8 @@
 
 Every access is checked for its bounds and alignment, shared memory for hazards between warps that no barrier
 parts, and barriers and shuffles for threads that never come. It knows the instructions that NVRTC makes of
-header-free kernels without atomics; ``ptx_tensor`` adds those of tensor cores and asynchronous copies.
+header-free kernels without atomics; ``ptx_tensor`` adds those of tensor cores and asynchronous copies, and
+``ptx_cluster`` those of clusters.
 
 Threads that diverge are run in the order of their program counters, lowest first, and rejoin where they meet.
 """
@@ -17,6 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from ptx_arithmetic import TYPES, PtxError, convert, operate
+from ptx_cluster import in_cluster, map_address
 from ptx_memory import Memory, SharedMemory
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -47,6 +49,8 @@ class PtxKernel:
         if entry is None:
             raise PtxError(f"no kernel called {name}")
         self.memory = memory
+        cluster = re.search(r"\.reqnctapercluster\s+(\d+)(?:\s*,\s*1)*\s*$", entry[2].strip())
+        self.cluster = int(cluster[1]) if cluster else 1
         self.parameters = [
             (m[2], m[1]) for m in re.finditer(r"\.param\s+\.(\w+)(?:\s+\.ptr[^,]*?)?\s+(\w+)", entry[1])
         ]
@@ -74,7 +78,9 @@ class PtxKernel:
         threads, blocks = int(np.prod(block)), int(np.prod(grid))
         if threads > 1024 or threads == 0 or blocks == 0:
             raise PtxError(f"grid {tuple(grid)}, block {tuple(block)} can't be launched")
-        together = max(1, MAX_LANES // threads)
+        if grid[0] % self.cluster:
+            raise PtxError(f"grid {tuple(grid)} is not made of clusters of {self.cluster} blocks")
+        together = max(1, MAX_LANES // threads // self.cluster) * self.cluster
         for first in range(0, blocks, together):
             numbers = np.arange(first, min(first + together, blocks))
             _Run(self, grid, block, numbers, values, self.static_shared + shared_bytes).run()
@@ -145,6 +151,7 @@ class _Run:
         lane = np.arange(self.count)
         thread = lane % threads
         self.block = lane // threads
+        self.cluster = self.block // kernel.cluster
         warps = -(-threads // 32)
         self.warp = self.block * warps + thread // 32
         self.laneid = thread % 32
@@ -186,10 +193,8 @@ class _Run:
                 return
             instruction = code[pc]
             name = instruction.parts[0]
-            if name in ("bar", "barrier", "shfl", "vote", "redux", "mma", "ldmatrix"):
-                lanes = self._gather(
-                    pc, lanes, parked, whole_block=name.startswith("bar") and "warp" not in instruction.parts
-                )
+            if self._group(instruction) is not None:
+                lanes = self._gather(pc, lanes, parked)
                 if lanes.size == 0:
                     return
             active = self._predicated(instruction, lanes)
@@ -220,32 +225,37 @@ class _Run:
             return lanes
         return lanes[self.registers[instruction.predicate][lanes] != instruction.negated]
 
-    def _gather(self, pc: int, lanes: Array, parked: dict[int, Array], whole_block: bool) -> Array:
+    def _group(self, instruction: Instruction) -> Array | None:
+        """Return what number of group each thread runs ``instruction`` with, or None where each runs it alone."""
+        name, parts = instruction.parts[0], instruction.parts
+        if name in ("bar", "barrier") and "warp" not in parts:
+            if "cluster" not in parts:
+                return self.block
+            return None if "arrive" in parts else self.cluster
+        return self.warp if name in ("bar", "shfl", "vote", "redux", "mma", "ldmatrix") else None
+
+    def _gather(self, pc: int, lanes: Array, parked: dict[int, Array]) -> Array:
         """Return those of ``lanes``, or parked at ``pc``, whose group is complete; park the others."""
         lanes = np.sort(np.concatenate([lanes, parked.pop(pc)])) if pc in parked else lanes
         if lanes.size == self.count:
             return lanes
-        group = self.block if whole_block else self.warp
-        size = int(group[-1]) + 1
-        complete = np.bincount(group[lanes], minlength=size) == np.bincount(group[self.live], minlength=size)
-        done = complete[group[lanes]]
+        done = self._complete(pc, lanes)
         if not done.all():
             parked[pc] = lanes[~done]
         return lanes[done]
 
+    def _complete(self, pc: int, lanes: Array) -> Array:
+        """Return for each of ``lanes`` whether all living threads of its group are among them."""
+        group = self._group(self.kernel.code[pc])
+        assert group is not None
+        size = int(group[-1]) + 1
+        complete = np.bincount(group[lanes], minlength=size) == np.bincount(group[self.live], minlength=size)
+        return complete[group[lanes]]
+
     def _release(self, parked: dict[int, Array]) -> dict[int, Array]:
         """Return what can go on now that other threads have ended."""
         for pc in sorted(parked):
-            whole = (
-                self.kernel.code[pc].parts[0].startswith("bar") and "warp" not in self.kernel.code[pc].parts
-            )
-            group = self.block if whole else self.warp
-            lanes = parked[pc]
-            size = int(group[-1]) + 1
-            complete = np.bincount(group[lanes], minlength=size) == np.bincount(
-                group[self.live], minlength=size
-            )
-            if complete[group[lanes]].any():
+            if self._complete(pc, parked[pc]).any():
                 return {pc: parked.pop(pc)}
         texts = [f"{self.kernel.code[pc].text} ({lanes.size} threads)" for pc, lanes in parked.items()]
         raise PtxError("threads wait for others that never come: " + "; ".join(texts))
@@ -352,7 +362,10 @@ def _access(run: _Run, i: Instruction, lanes: Lanes) -> None:
     address = run.address(target, lanes)
     number = np.arange(run.count)[lanes]
     if "shared" in parts:
-        place = run.shared.check(address, nbytes, run.block[number], run.warp[number], writes, i.text)
+        block = run.block[number]
+        if "cluster" in parts:
+            address, block = in_cluster(run, address, number, i.text)
+        place = run.shared.check(address, nbytes, block, run.warp[number], writes, i.text)
         store = run.shared.data
     elif "local" in parts:
         store, place = run.local.reshape(-1), number * run.local.shape[1] + address
@@ -426,8 +439,8 @@ def _vote(run: _Run, i: Instruction, lanes: Lanes) -> None:
 
 
 def _barrier(run: _Run, i: Instruction, lanes: Lanes) -> None:
-    """``bar.sync``: the scheduler has waited; shared memory may be reused."""
-    if "warp" not in i.parts:
+    """``bar.sync``, and the wait for a cluster: the scheduler has waited; shared memory may be reused."""
+    if "warp" not in i.parts and "arrive" not in i.parts:
         run.shared.epoch[np.unique(run.block[lanes])] += 1
 
 
@@ -499,6 +512,7 @@ _STEPS: dict[str, Callable[[_Run, Instruction, Lanes], None]] = {
     "selp": _select,
     "cvt": _convert,
     "cvta": _address_of,
+    "mapa": map_address,
     "membar": _ignore,
     "fence": _ignore,
     "prefetch": _ignore,

@@ -1,4 +1,4 @@
-"""CUDA C++ source to cubin, by NVRTC: needs no GPU and no driver."""
+"""Kernels to what the driver loads: CUDA C++ by NVRTC, PTX by nvJitLink. Needs no GPU and no driver."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from functools import cache
 from importlib.resources import files
 
 from tactician.errors import TacticError
+from tactician.plugins.kernel_binary import KernelBinary
 from tactician.plugins.kernel_source import KernelSource as KernelSource
+from tactician.plugins.target import Artifacts
 
 Defines = Mapping[str, int | str]
 
@@ -32,6 +34,44 @@ def read_source(*names: str) -> str:
     """Return the text of this folder's source files ``names``, one after the other."""
     folder = files("tactician.builtin_kernels.cuda")
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+
+
+def loadable_code(source: KernelSource | KernelBinary, arch: str, artifacts: Artifacts) -> bytes:
+    """Return the cubin, or the fatbin, of a kernel on ``arch``; what has to be compiled is kept in ``artifacts``.
+
+    Raises
+    ------
+    TacticError
+        If the source does not compile, or the binary is for another architecture.
+    """
+    if isinstance(source, KernelSource):
+        return artifacts.get(source.key(arch), lambda: compile_cubin(source, arch)[0])
+    if source.form == "ptx":
+        return artifacts.get(source.key(arch), lambda: assemble_ptx(source, arch))
+    source.require(arch)
+    return source.code
+
+
+def assemble_ptx(source: KernelBinary, arch: str) -> bytes:
+    """Return the cubin of PTX on ``arch``, made by nvJitLink or, where that is not installed, by the driver.
+
+    Raises
+    ------
+    TacticError
+        If the assembler refuses the PTX, or there is none; the message holds its log.
+    """
+    from cuda.core import Program, ProgramOptions
+
+    text = source.code.decode().rstrip("\0")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # cuda.core warns where it takes the driver's linker
+            return bytes(Program(text, "ptx", ProgramOptions(arch=arch)).compile("cubin").code)
+    except Exception as error:
+        raise TacticError(
+            f"the PTX of kernel '{source.name}' can't be assembled for {arch}: {error}; without a GPU's driver this "
+            "needs the package nvidia-nvjitlink"
+        ) from error
 
 
 def compile_cubin(source: KernelSource, arch: str, *, report: bool = False) -> tuple[bytes, Resources | None]:

@@ -18,6 +18,7 @@ from tactician.builtin_kernels.cuda.cudnn_plan import (
     W,
     X,
     Y,
+    build_handle,
     handle,
     library,
     plan_name,
@@ -54,7 +55,7 @@ class CudnnConv(Tactic):
             return
         for tf32 in (False, True) if problem.dtype == "float32" else (False,):
             try:
-                plans = list(_graph(problem, tf32, handle(device)).proposals(PROPOSALS))
+                plans = list(_graph(problem, tf32, build_handle(device)).proposals(PROPOSALS))
             except LibraryError:
                 # one tactic stays, whose `decline` has the library's own words
                 plans = [(cls.engine, cls.knobs)]
@@ -68,7 +69,7 @@ class CudnnConv(Tactic):
         if self.tf32 and problem.dtype != "float32":
             return f"tf32 is for float32, not for {problem.dtype}"
         try:
-            _graph(problem, self.tf32, handle(device)).build(self.engine, self.knobs)
+            _graph(problem, self.tf32, build_handle(device)).build(self.engine, self.knobs)
         except LibraryError as error:
             return str(error)
         return None
@@ -77,7 +78,7 @@ class CudnnConv(Tactic):
         """Return the scratch memory that the plan asks for, in bytes."""
         problem = conv_problem(signature)
         assert isinstance(problem, ConvProblem), problem
-        return _graph(problem, self.tf32, handle(device)).build(self.engine, self.knobs)
+        return _graph(problem, self.tf32, build_handle(device)).build(self.engine, self.knobs)
 
     def numerics(self, signature: OpSignature) -> frozenset[str]:
         """Return whether operands are rounded."""
@@ -90,7 +91,7 @@ class CudnnConv(Tactic):
         device.core.set_current()
 
         def make() -> bytes:
-            return _graph(problem, self.tf32, handle(device)).serialized(self.engine, self.knobs)
+            return _graph(problem, self.tf32, build_handle(device)).serialized(self.engine, self.knobs)
 
         version = library().backend_version()
         name = f"{plan_name(self.engine, self.knobs)} {self.tf32}"

@@ -113,22 +113,24 @@ class ConvGraph:
 
     def __init__(self, problem: ConvProblem, tf32: bool, context: Mapping[str, Any]) -> None:
         self._cudnn = cudnn = library()
-        self._lock = threading.RLock()
         kind = getattr(cudnn.data_type, DTYPES[problem.dtype])
-        self._graph = cudnn.pygraph(
-            io_data_type=kind,
-            intermediate_data_type=cudnn.data_type.FLOAT,
-            compute_data_type=cudnn.data_type.FLOAT,
-            **context,
-        )
-        try:
-            self._describe(problem, kind)
-            self._graph.validate()
-            self._graph.build_operation_graph()
-            self._graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
-            self._filter(problem.dtype, tf32)
-        except Exception as error:  # the frontend has an exception class of its own and plain RuntimeErrors
-            raise LibraryError(f"cuDNN has no plan for this convolution: {_first_line(error)}") from error
+        with _BUILDING:
+            self._graph = cudnn.pygraph(
+                io_data_type=kind,
+                intermediate_data_type=cudnn.data_type.FLOAT,
+                compute_data_type=cudnn.data_type.FLOAT,
+                **context,
+            )
+            try:
+                self._describe(problem, kind)
+                self._graph.validate()
+                self._graph.build_operation_graph()
+                self._graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+                self._filter(problem.dtype, tf32)
+            except (
+                Exception
+            ) as error:  # the frontend has an exception class of its own and plain RuntimeErrors
+                raise LibraryError(f"cuDNN has no plan for this convolution: {_first_line(error)}") from error
         names = (self._graph.get_plan_name_at_index(i) for i in range(self._graph.get_execution_plan_count()))
         self._indices = {name: i for i, name in reversed(list(enumerate(names)))}
 
@@ -154,7 +156,7 @@ class ConvGraph:
             If the library refuses the plan, or it rounds what it may not, or takes too much scratch memory.
         """
         name = plan_name(engine, knobs)
-        with self._lock:
+        with _BUILDING:
             nbytes = self._build(name, engine, knobs)
         if nbytes > WORKSPACE_LIMIT:
             raise LibraryError(
@@ -175,7 +177,7 @@ class ConvGraph:
 
     def serialized(self, engine: int, knobs: str) -> bytes:
         """Build a plan and return it as bytes, its compiled kernels included."""
-        with self._lock:  # the plan that was built last is the one that is written
+        with _BUILDING:  # the plan that was built last is the one that is written
             self.build(engine, knobs)
             return bytes(self._graph.serialize())
 
@@ -241,12 +243,25 @@ class StoredPlan:
 
 
 def handle(device: Any) -> int:
-    """Return the library's handle for a GPU, made on first use."""
+    """Return the library's handle for the plans that run on a GPU, made on first use."""
+    return _handle(device, "run")
+
+
+def build_handle(device: Any) -> int:
+    """Return the library's handle for the plans that are built for a GPU, made on first use.
+
+    It is another one than ``handle``, whose stream is that of the last plan that ran, and may be gone.
+    """
+    return _handle(device, "build")
+
+
+def _handle(device: Any, purpose: str) -> int:
     with _LOCK:
-        if device.index not in _HANDLES:
+        key = (device.index, purpose)
+        if key not in _HANDLES:
             device.core.set_current()
-            _HANDLES[device.index] = library().create_handle()
-        return _HANDLES[device.index]
+            _HANDLES[key] = library().create_handle()
+        return _HANDLES[key]
 
 
 def parse_plan(name: str) -> tuple[int, str]:
@@ -291,4 +306,6 @@ def _first_line(error: Exception) -> str:
 
 
 _LOCK = threading.Lock()
-_HANDLES: dict[int, int] = {}
+_BUILDING = threading.RLock()
+"""Held while the handle for building is in use: the library's handles are for one thread at a time."""
+_HANDLES: dict[tuple[int, str], int] = {}

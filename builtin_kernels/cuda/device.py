@@ -8,9 +8,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from tactician.builtin_kernels.cuda.compiler import KernelSource, compile_cubin
+from tactician.builtin_kernels.cuda.compiler import KernelSource, loadable_code
 from tactician.builtin_kernels.cuda.tensor import DeviceTensor
 from tactician.errors import DeviceError, TacticError
+from tactician.plugins.kernel_binary import KernelBinary
+from tactician.plugins.kernel_source import KernelLanguage
 from tactician.plugins.target import Artifacts, Device, Thunk, Timer
 from tactician.signature import TensorType, dtype_name
 
@@ -189,28 +191,40 @@ class CudaDevice(Device):
 
         return CudaTimer(self)
 
-    def compile(self, source: KernelSource) -> Kernel:
-        """Return the loaded kernel of ``source``, compiled at most once and kept in ``artifacts``."""
+    def compile(self, source: KernelSource | KernelBinary | KernelLanguage) -> Any:
+        """Return the loaded kernel of ``source``, compiled at most once and kept in ``artifacts``.
+
+        Raises
+        ------
+        TacticError
+            If it does not compile, or this device can't load it.
+        """
+        if not isinstance(source, KernelSource | KernelBinary):
+            return source.load(self)
         arch = str(self.facts["arch"])
-        key = source.key(arch)
-        cubin = self.artifacts.get(key, lambda: compile_cubin(source, arch)[0])
+        key, code = source.key(arch), loadable_code(source, arch, self.artifacts)
         with self._lock:
             if key not in self._kernels:
                 self.core.set_current()
-                self._kernels[key] = Kernel(cubin, source.name, self)
+                self._kernels[key] = Kernel(code, source.name, self)
             return self._kernels[key]
 
 
 class Kernel:
     """A loaded kernel."""
 
-    def __init__(self, cubin: bytes, name: str, device: CudaDevice) -> None:
+    def __init__(self, code: bytes, name: str, device: CudaDevice) -> None:
         from cuda.core import ObjectCode
 
         self.name = name
         self._device = device
-        self._code = ObjectCode.from_cubin(cubin)
-        self._kernel = self._code.get_kernel(name)
+        self._code = ObjectCode.from_cubin(code)
+        try:
+            self._kernel = self._code.get_kernel(name)
+        except Exception as error:
+            raise TacticError(
+                f"kernel '{name}' can't be loaded on {device.name} ({device.facts['arch']}): {error}"
+            ) from error
         self._configs: dict[Any, Any] = {}
         self._shared_bytes = DEFAULT_SHARED_BYTES
 
@@ -278,10 +292,11 @@ class CompileOnlyDevice(CudaDevice):
             "driver": "",
         }
 
-    def compile(self, source: KernelSource) -> Any:
+    def compile(self, source: KernelSource | KernelBinary | KernelLanguage) -> Any:
         """Compile ``source``; the kernel that comes back can't be launched."""
-        arch = str(self.facts["arch"])
-        self.artifacts.get(source.key(arch), lambda: compile_cubin(source, arch)[0])
+        if not isinstance(source, KernelSource | KernelBinary):
+            return source.load(self)
+        loadable_code(source, str(self.facts["arch"]), self.artifacts)
         return _NoKernel()
 
 
@@ -306,6 +321,10 @@ _SPECIFICATIONS: dict[str, dict[str, int | float | str]] = {
         "memory_bytes": 150 * 10**9,
     },
 }
+
+
+ARCHITECTURES = tuple(_SPECIFICATIONS)
+"""Those that can be compiled for without a GPU of that kind."""
 
 
 def _facts(core: Any, index: int) -> dict[str, int | float | str]:

@@ -32,6 +32,20 @@ class CudaTarget(Target):
             raise DeviceError(f"target 'cuda' has {self.count()} device(s); there is no device {index}")
         return CudaDevice(index, artifacts)
 
+    def offline_device(self, architecture: str) -> Device:
+        """Return a GPU of ``architecture`` (``"sm_90a"``) to compile for: needs neither GPU nor driver."""
+        try:
+            from tactician.builtin_kernels.cuda.device import ARCHITECTURES, CompileOnlyDevice
+        except ImportError as error:
+            raise DeviceError(
+                f"target 'cuda' can't compile here ({error}); install the extra: pip install 'tactician[cuda]'"
+            ) from error
+        if architecture not in ARCHITECTURES:
+            raise DeviceError(
+                f"target 'cuda' knows no architecture '{architecture}'; write one of {', '.join(ARCHITECTURES)}"
+            )
+        return CompileOnlyDevice(architecture)
+
 
 @cache
 def _probe() -> tuple[int, str | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from importlib import import_module
 
 import click
 from tactician import __version__
+from tactician.cli.command import Output
 from tactician.errors import TacticianError
 
 EXIT_BUG = 70
@@ -23,7 +23,7 @@ COMMANDS = {
     "inspect": "Show what an engine is and does.",
     "explain": "Show why each tactic was chosen.",
     "tactics": "List the tactics that plugins offer.",
-    "plugins": "List plugins, their state and why.",
+    "plugins": "List plugins, look into one, check it, begin one.",
     "lock": "Look into lock files.",
     "bisect": "Find which tactics break an engine.",
     "cache": "Look after the timing cache.",
@@ -65,23 +65,23 @@ def cli() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; `docs/cli.md` lists them."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in arguments
+    out = Output("--json" in arguments, sys.stdout, sys.stderr)
     try:
-        result = cli.main(arguments, prog_name="tactician", standalone_mode=False)
+        result = cli.main(arguments, prog_name="tactician", standalone_mode=False, obj=out)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        return _fail("cancelled", "BuildCancelledError", EXIT_INTERRUPTED, as_json)
+        return _fail("cancelled", "BuildCancelledError", EXIT_INTERRUPTED, out)
     except BrokenPipeError:
         # the reader has gone (`tactician tactics | head`): do not flush into the closed pipe at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except TacticianError as error:
         _raise_if_debugging()
-        return _fail(str(error), type(error).__name__, error.exit_code, as_json)
+        return _fail(str(error), type(error).__name__, error.exit_code, out)
     except Exception as error:
         _raise_if_debugging()
         text = f"{type(error).__name__}: {error}"
@@ -89,15 +89,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{text}\nThis is a bug of tactician or of a plugin; TACTICIAN_DEBUG=1 shows where.",
             "bug",
             EXIT_BUG,
-            as_json,
+            out,
         )
 
 
-def _fail(message: str, kind: str, exit_code: int, as_json: bool) -> int:
+def _fail(message: str, kind: str, exit_code: int, out: Output) -> int:
     click.secho("error: ", fg="red", nl=False, err=True, color=False if os.environ.get("NO_COLOR") else None)
     click.echo(message, err=True)
-    if as_json:
-        click.echo(json.dumps({"error": {"type": kind, "message": message, "exit_code": exit_code}}))
+    if not out.has_result:  # a result that says what failed is the document
+        out.result({"error": {"type": kind, "message": message, "exit_code": exit_code}})
     return exit_code
 
 

@@ -149,6 +149,7 @@ def summary(engine: Engine, output: Path, lock_file: Path, latency: float | None
     lines = [f"device   {plan.target}: {device_name(report.device) or 'unknown'}"]
     lines += [
         f"pass     {s.name}: {s.nodes_before} → {s.nodes_after} nodes"
+        + (f", {plural(s.matches, 'match')}" if s.matches else "")
         for s in report.stages
         if s.nodes_before != s.nodes_after
     ]

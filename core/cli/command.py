@@ -21,6 +21,8 @@ class Output:
 
     def __init__(self, as_json: bool, stdout: TextIO, stderr: TextIO) -> None:
         self.as_json = as_json
+        self.has_result = False
+        """Whether the JSON document has been written: there is one at most."""
         self._stdout = stdout
         self._stderr = stderr
 
@@ -32,6 +34,7 @@ class Output:
     def result(self, plain: Any) -> None:
         """Write the result as JSON under ``--json``, else nothing."""
         if self.as_json:
+            self.has_result = True
             click.echo(json.dumps(plain, indent=2, default=str), file=self._stdout)
 
     def note(self, text: str) -> None:
@@ -69,7 +72,8 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command with stdout kept for its result: what plugins print goes to stderr."""
-        out = Output(ctx.params.pop("as_json"), sys.stdout, sys.stderr)
+        as_json = ctx.params.pop("as_json")
+        out = ctx.find_object(Output) or Output(as_json, sys.stdout, sys.stderr)
         with contextlib.redirect_stdout(sys.stderr), _warnings_to(out):
             ctx.obj = out
             return super().invoke(ctx)

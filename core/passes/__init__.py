@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import onnx_ir as ir
 from tactician.config import BuilderConfig
@@ -28,8 +28,12 @@ INLINE_BYTES = 1 << 30
 """Networks with more weights than this are written with their weights in a file of their own."""
 
 
-def pipeline(config: BuilderConfig, extra: Sequence[Pass] = ()) -> list[Pass]:
+def pipeline(
+    config: BuilderConfig, extra: Sequence[Pass] = (), ops: Mapping[str, Any] | None = None
+) -> list[Pass]:
     """Return the passes in order, ``extra`` (of plugins) last, without those that ``config.without`` names.
+
+    ``ops`` are plugins' operators by name.
 
     Raises
     ------
@@ -38,7 +42,7 @@ def pipeline(config: BuilderConfig, extra: Sequence[Pass] = ()) -> list[Pass]:
     """
     steps: list[Pass] = [
         LiftConstants(),
-        FoldConstants(),
+        FoldConstants(ops),
         RemoveNoOps(),
         FoldBatchNorm(),
         MergeCommon(),
@@ -79,9 +83,10 @@ def run(
     reports = []
     for number, step in enumerate(passes):
         name, before, start = pass_name(step), model.graph.num_nodes(), time.perf_counter()
-        _run_one(step, model)
+        matches = getattr(_run_one(step, model), "matches", None)
         _name_nodes(model)
-        report = StageReport(name, before, model.graph.num_nodes(), time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        report = StageReport(name, before, model.graph.num_nodes(), seconds, matches)
         reports.append(report)
         if dump_stages is not None:
             save_stage(model, dump_stages / f"{number:02d}_{name}.onnx")
@@ -106,9 +111,11 @@ def save_stage(model: ir.Model, path: Path) -> None:
     ir.save(model, path, external_data=f"{path.name}.weights" if outside else None)
 
 
-def _run_one(step: Pass, model: ir.Model) -> None:
+def _run_one(step: Pass, model: ir.Model) -> ir.passes.PassResult:
     try:
         result = step(model)
+    except PluginError as error:
+        raise PluginError(f"{error}; build with --without {pass_name(step)}, or fix the plugin") from error
     except Exception as error:
         if type(step).__module__.startswith("tactician.passes"):
             raise
@@ -120,6 +127,7 @@ def _run_one(step: Pass, model: ir.Model) -> None:
         raise PluginError(
             f"pass '{pass_name(step)}' returned another model; it must work in place (ir.passes.InPlacePass)"
         )
+    return result
 
 
 def _name_nodes(model: ir.Model) -> None:

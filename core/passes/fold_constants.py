@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -30,11 +32,15 @@ class FoldConstants(ir.passes.InPlacePass):
     3. What follows from partly known shapes, and If with a constant condition, which its branch replaces, by
        onnxscript's folder.
 
-    Shapes that this makes known are inferred on the way. A result that would add more than ``LARGEST_GROWTH`` bytes
-    to the network is left to run time.
+    Shapes that this makes known are inferred on the way; ``ops`` are the plugins' operators by name. A result that
+    would add more than ``LARGEST_GROWTH`` bytes to the network is left to run time.
     """
 
     name = "fold_constants"
+
+    def __init__(self, ops: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self._ops = ops or {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run on ``model`` in place."""
@@ -48,7 +54,7 @@ class FoldConstants(ir.passes.InPlacePass):
                 break
             modified = True
             common.RemoveUnusedNodesPass()(model)
-            refresh_types(model)
+            refresh_types(model, self._ops)
         return ir.passes.PassResult(model, modified=modified)
 
 

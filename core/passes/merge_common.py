@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from tactician.passes.quiet import quiet
+
+logger = logging.getLogger(__name__)
 
 SMALL_ELEMENTS = 1024
 """Equal constants up to this size are merged first; to hash all weights would take longer than it saves."""
@@ -20,11 +24,15 @@ class MergeCommon(ir.passes.InPlacePass):
         absent = _name_absent_outputs(model.graph)
         with quiet("onnx_ir"):
             constants = common.DeduplicateInitializersPass(size_limit=SMALL_ELEMENTS)(model)
-            merged = common.CommonSubexpressionEliminationPass()(model)
+            try:
+                merged = bool(common.CommonSubexpressionEliminationPass()(model).modified)
+            except TypeError as error:  # attributes that are types can't be compared; all before them is done
+                logger.debug("onnx_ir's pass stopped: %s", error)
+                merged = True
         for value in absent:
             if not value.uses() and not value.is_graph_output():
                 value.name = ""
-        return ir.passes.PassResult(model, modified=bool(constants.modified or merged.modified))
+        return ir.passes.PassResult(model, modified=bool(constants.modified or merged))
 
 
 def _name_absent_outputs(graph: ir.Graph) -> list[ir.Value]:

@@ -14,6 +14,7 @@ from tactician.config import BuilderConfig
 from tactician.engine import Engine
 from tactician.errors import EngineMismatchError, InputError
 from tactician.plan import ABSENT, Place, Plan, TensorSpec
+from tactician.plugins.inline import InlinePlugin
 from tactician.plugins.manager import Plugins, load_plugins
 from tactician.plugins.target import Artifacts, Device, Thunk, Timer
 from tactician.runtime.executor import BoundStep, Executor, as_host_array, releases
@@ -42,8 +43,8 @@ class Session:
     device
         Index of the device of the engine's target.
     plugins
-        Loaded plugins, or the names and ``.py`` files of plugins to load, as ``BuilderConfig.plugins`` has them. By
-        default those installed ones that the engine names are loaded.
+        Loaded plugins, or those to load: names, ``.py`` files and ``InlinePlugin`` objects, as ``BuilderConfig.plugins``
+        has them. By default those installed ones that the engine names are loaded.
     allow_mismatch
         Whether a plugin whose files differ from those at build time may be used all the same.
 
@@ -58,7 +59,7 @@ class Session:
         engine: Engine | str | os.PathLike[str],
         *,
         device: int = 0,
-        plugins: Plugins | Sequence[str] | None = None,
+        plugins: Plugins | Sequence[str | InlinePlugin] | None = None,
         allow_mismatch: bool = False,
     ) -> None:
         self.engine = engine if isinstance(engine, Engine) else Engine.load(engine)
@@ -354,7 +355,7 @@ def profile_steps(
     return times
 
 
-def _load_engine_plugins(plan: Plan, allowed: Sequence[str] | None) -> Plugins:
+def _load_engine_plugins(plan: Plan, allowed: Sequence[str | InlinePlugin] | None) -> Plugins:
     config = BuilderConfig(plugins=None if allowed is None else tuple(allowed))
     return load_plugins(config, only={p.name for p in plan.plugins})
 

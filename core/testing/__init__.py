@@ -5,7 +5,8 @@ from __future__ import annotations
 from tactician.testing.calls import make_signature, resized, standard_signatures
 from tactician.testing.checks import CHECKS, Check
 from tactician.testing.conformance import CheckResult, check_plugin, conformance_tests
-from tactician.testing.subject import Subject
+from tactician.testing.rewrites import check_rewrite
+from tactician.testing.subject import Subject, offline_device
 
 __all__ = [
     "CHECKS",
@@ -13,8 +14,10 @@ __all__ = [
     "CheckResult",
     "Subject",
     "check_plugin",
+    "check_rewrite",
     "conformance_tests",
     "make_signature",
+    "offline_device",
     "resized",
     "standard_signatures",
 ]

@@ -14,8 +14,9 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from onnx import AttributeProto
 from tactician.errors import TacticianError
+from tactician.network import tensor_type
 from tactician.node_inference import data_type, infer_node
-from tactician.plugins.reference import reference_for
+from tactician.plugins.reference import ops_in_use, reference_for
 from tactician.signature import OpSignature, TensorType, dtype_name, make_constant
 from tactician.tactics.sampling import sample_inputs
 
@@ -26,6 +27,8 @@ EXTENTS = (1, 2, 3, 5, 8, 17, 32, 33)
 MOST_ELEMENTS = 1 << 16
 MOST_CONSTANT_ELEMENTS = 64
 """Integer inputs up to this size are taken for constants: axes, shapes, indices."""
+COUNTING = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
+"""Standard operators that have as many results as their inputs' values make."""
 _PLAIN = {
     AttributeProto.INT,
     AttributeProto.INTS,
@@ -46,7 +49,8 @@ def make_signature(
 ) -> OpSignature:
     """Return the signature of ``op`` (``"ai.onnx::Conv"`` or ``"Conv"``) called with ``inputs``.
 
-    Output types are those that the reference computes.
+    Output types are those that the reference computes; dimensions that depend on the inputs' values are symbolic, as
+    the operator's inference has them.
 
     Parameters
     ----------
@@ -71,8 +75,7 @@ def make_signature(
     )
     unknown = (TensorType("float32", None),) * outputs
     signature = OpSignature(name, version or onnx.defs.onnx_opset_version(), values, types, unknown, known)
-    results = reference_for(signature)(inputs)
-    return signature.bound(types, tuple(TensorType(dtype_name(r.dtype), r.shape) for r in results))
+    return signature.bound(types, _output_types(signature, reference_for(signature)(inputs)))
 
 
 @cache
@@ -111,20 +114,52 @@ def resized(draw: st.DrawFn, signature: OpSignature) -> OpSignature:
     try:
         with np.errstate(all="ignore"):
             results = reference_for(changed)(sample_inputs(changed, np.random.default_rng(0)))
-        outputs = tuple(TensorType(dtype_name(r.dtype), r.shape) for r in results)
+        outputs = _output_types(changed, results)
     except Exception:  # extents that don't fit together end in any way
         outputs = ()
     assume(len(outputs) == len(signature.outputs))
-    assume(all(0 < t.size <= MOST_ELEMENTS for t in outputs))
+    assume(all(0 < r.size <= MOST_ELEMENTS for r in results))
     drawn = changed.bound(types, outputs)
     assume(_is_valid(drawn))
     return drawn
+
+
+def _output_types(signature: OpSignature, results: Sequence[Array]) -> tuple[TensorType, ...]:
+    """Return the types of ``results``, with the dimensions that the operator's inference leaves open."""
+    computed = tuple(TensorType(dtype_name(r.dtype), r.shape) for r in results)
+    op = ops_in_use().get(signature.op)
+    inferred: Sequence[TensorType | None] | None = None
+    if op is not None:
+        inferred = op.infer(signature)
+    elif signature.op_type in COUNTING:
+        inferred = _inferred(signature)
+    if inferred is None or len(inferred) < len(computed):
+        return computed
+    return tuple(map(_left_open, computed, inferred))
+
+
+def _left_open(computed: TensorType, inferred: TensorType | None) -> TensorType:
+    if inferred is None or inferred.shape is None or inferred.rank != computed.rank:
+        return computed
+    dims = tuple(c if isinstance(d, int) else d for c, d in zip(computed.dims, inferred.shape, strict=True))
+    return TensorType(computed.dtype, dims)
 
 
 def _is_valid(signature: OpSignature) -> bool:
     """Return whether onnx's inference finds the same types: the reference computes more than the standard allows."""
     if signature.domain != "ai.onnx":
         return True
+    inferred = _inferred(signature)
+    return inferred is not None and all(
+        o is None or not o.is_static or t is None or not t.is_static or o.dims == t.dims
+        for o, t in zip(inferred, signature.outputs, strict=True)
+    )
+
+
+def _inferred(signature: OpSignature) -> tuple[TensorType | None, ...] | None:
+    """Return the types of the outputs as onnx infers them, None for what it leaves open; None where it refuses the call."""
+    if signature.domain != "ai.onnx":
+        return None
     values: list[ir.Value | None] = []
     for i, tensor in enumerate(signature.inputs):
         if tensor is None:
@@ -143,11 +178,8 @@ def _is_valid(signature: OpSignature) -> bool:
     try:
         infer_node(node, signature.version)
     except TacticianError:
-        return False
-    return all(
-        o.shape is None or t is None or not o.shape.is_static() or tuple(o.shape.numpy()) == t.dims
-        for o, t in zip(node.outputs, signature.outputs, strict=True)
-    )
+        return None
+    return tuple(tensor_type(output) for output in node.outputs)
 
 
 @cache

@@ -21,28 +21,36 @@ class CheckResult(msgspec.Struct, frozen=True):
     advice: str = ""
 
 
+Signatures = Callable[[], Sequence[OpSignature]]
+"""Makes calls, once the plugin is loaded: an operator of its own has a reference only then."""
+
+
 def check_plugin(
-    plugin: str, *, target: str = "cpu", signatures: Sequence[OpSignature] = ()
+    plugin: str, *, target: str = "cpu", signatures: Signatures = tuple, device: int = 0
 ) -> list[CheckResult]:
     """Run every check on a plugin and return the results; none stops the others.
 
     Parameters
     ----------
-    plugin, target, signatures
+    plugin, target
         As ``Subject`` takes them.
+    signatures
+        Returns the calls to check besides those of the ONNX project's tests.
+    device
+        Index of the device.
 
     Raises
     ------
     PluginError, DeviceError
         If the plugin can't be loaded, or there is no such target.
     """
-    subject = Subject(plugin, target, signatures)
+    subject = _subject(plugin, target, signatures, device)
     assert subject.device is not None  # opened first: what fails here is no check's business
     return [_result(check, subject) for check in CHECKS]
 
 
 def conformance_tests(
-    plugin: str, *, target: str = "cpu", signatures: Callable[[], Sequence[OpSignature]] = tuple
+    plugin: str, *, target: str = "cpu", signatures: Signatures = tuple
 ) -> Callable[..., None]:
     """Return a test for pytest, one case for each check: ``test_conformance = conformance_tests("acme")``.
 
@@ -60,15 +68,18 @@ def conformance_tests(
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
     def test_conformance(check: Any) -> None:
         if not subjects:
-            # an operator of the plugin's own has a reference only once the plugin is loaded
-            first = Subject(plugin, target)
-            assert first.plugins
-            subjects.append(Subject(plugin, target, tuple(signatures())))
+            subjects.append(_subject(plugin, target, signatures))
         result = _result(check, subjects[0])
         assert result.ok, f"{result.message}\n{result.advice}"
 
     test: Callable[..., None] = test_conformance
     return test
+
+
+def _subject(plugin: str, target: str, signatures: Signatures, device: int = 0) -> Subject:
+    loaded = Subject(plugin, target)
+    assert loaded.plugins
+    return Subject(plugin, target, tuple(signatures()), device)
 
 
 def _result(check: Check, subject: Subject) -> CheckResult:

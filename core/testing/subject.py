@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from tactician.config import BuilderConfig
+from tactician.errors import DeviceError
 from tactician.plugins.manager import Plugins, load_plugins
 from tactician.plugins.target import Device
+from tactician.project import near_matches
 from tactician.signature import OpSignature
 from tactician.tactics.registry import Candidate, Registry
 from tactician.tactics.tactic import ANY_OP, Tactic
@@ -31,6 +33,8 @@ class Subject:
         Its tactics for this target are checked.
     signatures
         Calls to check besides those of the ONNX project's tests; an operator of the plugin's own has only these.
+    device_index
+        Index of the target's device.
 
     Raises
     ------
@@ -41,6 +45,7 @@ class Subject:
     plugin: str
     target: str = "cpu"
     signatures: Sequence[OpSignature] = field(default_factory=tuple)
+    device_index: int = 0
 
     @cached_property
     def config(self) -> BuilderConfig:
@@ -64,8 +69,8 @@ class Subject:
 
     @cached_property
     def device(self) -> Device:
-        """Device 0 of the target."""
-        return self.plugins.target(self.target).device(0)
+        """The device of the target."""
+        return self.plugins.target(self.target).device(self.device_index)
 
     @cached_property
     def registry(self) -> Registry:
@@ -97,3 +102,19 @@ class Subject:
                 if number < len(self.signatures) or tried[candidate.tactic] < MOST_CALLS:
                     tried[candidate.tactic] += 1
                     yield signature, candidate
+
+
+def offline_device(target: str, architecture: str) -> Device:
+    """Return a device that is not there, to ask and compile tactics for: ``offline_device("cuda", "sm_90a")``.
+
+    Tests that every candidate compiles run wherever the compiler does; NVRTC needs no GPU.
+
+    Raises
+    ------
+    DeviceError
+        If the target has no such devices, does not know the architecture, or its compiler is not installed.
+    """
+    targets = load_plugins().targets
+    if target not in targets:
+        raise DeviceError(f"target '{target}' is brought by no loaded plugin{near_matches(target, targets)}")
+    return targets[target].offline_device(architecture)

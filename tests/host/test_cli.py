@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 import msgspec
+import onnx
 import pytest
 from engines import CHOSEN, make_engine, make_model
 from tactician import cli, errors
@@ -97,14 +98,14 @@ def test_the_exit_codes_in_the_documentation() -> None:
 
 
 def test_an_error_is_one_line_and_its_exit_code(run: Run) -> None:
-    code, out, err = run("plugins", "nothing")
+    code, out, err = run("plugins", "info", "nothing")
     assert (code, out) == (1, "")
     assert err.startswith("error: plugin 'nothing' is not installed")
     assert "Traceback" not in err
 
 
 def test_an_error_under_json_is_a_document(run: Run) -> None:
-    code, out, err = run("plugins", "nothing", "--json")
+    code, out, err = run("plugins", "info", "nothing", "--json")
     assert json.loads(out)["error"] == {
         "type": "UnknownPluginError",
         "message": err.removeprefix("error: ").strip(),
@@ -163,7 +164,7 @@ def test_warnings_of_the_library_reach_stderr_once(run: Run, monkeypatch: pytest
 
 
 def test_colour_follows_no_color(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from tactician.cli import main; main(['plugins', 'nothing'])"]
+    command = [sys.executable, "-c", "from tactician.cli import main; main(['plugins', 'info', 'nothing'])"]
     done = subprocess.run(
         command, capture_output=True, cwd=tmp_path, env={**os.environ, "NO_COLOR": "1"}, timeout=60
     )
@@ -185,12 +186,54 @@ def test_plugins(run: Run) -> None:
     code, out, _ = run("plugins")
     assert code == 0
     assert re.search(r"^builtin\s+\S+\s+found\s+tactician\s", out, re.MULTILINE)
-    _, out, _ = run("plugins", "builtin", "--load", "--json")
-    (plugin,) = json.loads(out)
+    _, out, _ = run("plugins", "--load", "--json")
+    (plugin,) = [p for p in json.loads(out) if p["name"] == "builtin"]
     assert plugin["state"] == "ready"
     assert re.fullmatch("[0-9a-f]{64}", plugin["digest"])
+    assert "builtin.onnx_runtime" in plugin["tactics"]
     _, out, _ = run("plugins", "--no-plugin", "builtin")
     assert "disabled by the caller" in out
+
+
+def test_plugins_info(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("plugins", "info", "builtin")
+    assert code == 0
+    assert re.search(r"^state +found$", out, re.MULTILINE)
+    assert "tactics" not in out
+    _, out, _ = run("plugins", "info", "builtin", "--load")
+    assert re.search(r"^targets +cpu, cuda$", out, re.MULTILINE)
+    code, _, err = run("plugins", "builtin")
+    assert code == 2
+    assert "tactician plugins info builtin" in err
+    code, _, err = run("plugins", "info", "acme.py")
+    assert code == 1
+    assert "tactician plugins list -p acme.py" in err
+
+
+def test_plugins_info_and_retry_know_what_failed(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from tactician import Tactic, hookimpl\n"
+        "@dataclass(frozen=True)\n"
+        "class Wrong(Tactic):\n"
+        "    op, target = 'ai.onnx::Softmax', 'cpu'\n"
+        "    def prepare(self, signature, device):\n"
+        "        return lambda inputs, outputs, workspace, stream: outputs[0].fill(1)\n"
+        "@hookimpl\n"
+        "def tactics(): return [Wrong]\n"
+    )
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 20]> g (float[4, 8] x) => (float[4, 8] y) { y = Softmax(x) }'
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    assert run("build", "m.onnx", "--target", "cpu", "-p", "./mine.py")[0] == 0
+    _, out, _ = run("plugins", "info", "mine", "-p", "./mine.py", "--json")
+    (failure,) = json.loads(out)["failures"]
+    assert (failure["tactic"], failure["outcome"]) == ("mine.wrong()", "wrong")
+    _, out, _ = run("plugins", "retry", "mine", "-p", "./mine.py")
+    assert out.strip() == "mine: 1 verdict forgotten"
+    _, out, _ = run("plugins", "info", "mine", "-p", "./mine.py", "--json")
+    assert json.loads(out)["failures"] == []
 
 
 def test_tactics(run: Run, tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Any:
     for module in (cudnn_conv, cudnn_plan):
         monkeypatch.setattr(module, "library", lambda: FRONTEND)
     monkeypatch.setattr(cudnn_conv, "handle", lambda device: 17)
+    monkeypatch.setattr(cudnn_conv, "build_handle", lambda device: 18)
     graphs = cudnn_conv._graph
     graphs.cache_clear()
     yield SimpleNamespace(

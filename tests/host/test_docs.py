@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shlex
@@ -21,7 +22,7 @@ import pytest
 import tactician
 from onnx import TensorProto, helper
 from packages import ROOT
-from tactician import BuilderConfig, errors
+from tactician import BuilderConfig, errors, testing
 from tactician.cli import COMMANDS, cli
 from tactician.engine import MAGIC
 from tactician.plan import FORMAT_VERSION
@@ -129,12 +130,18 @@ def test_the_readme_has_two_commands_of_which_all_parts_exist():
     assert shlex.split(test)[:3] == ["python", "-m", "pytest"]
 
 
+def ours(page: Path) -> str:
+    """Return the text of a page; of the one for users of other tools without the first column of its tables."""
+    text = read(page)
+    return re.sub(r"^\|[^|]*\|", "|", text, flags=re.MULTILINE) if page.name == "from-tensorrt.md" else text
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS.glob("*.md")], ids=lambda p: p.name)
 def test_commands_and_options_in_the_documentation_exist(page):
     commands = [cli.get_command(click.Context(cli), name) for name in COMMANDS]
     commands += [sub for c in commands for sub in getattr(c, "commands", {}).values()]
     known = {option for c in (cli, *commands) for p in c.params for option in (*p.opts, *p.secondary_opts)}
-    lines = [line for line in read(page).splitlines() if not re.search(r"\b(pip|pytest)\b", line)]
+    lines = [line for line in ours(page).splitlines() if not re.search(r"\b(pip|pytest)\b", line)]
     lines = [line for line in lines if MAGIC.decode() not in line]
     used = {name for line in lines for name in re.findall(r"(?:`|^)tactician ([a-z]+)\b", line)}
     assert used - set(COMMANDS) == set()
@@ -157,6 +164,83 @@ def test_the_blocks_of_the_quick_start_run(folder, capsys):
     printed = capsys.readouterr().out
     assert "(32, 10)" in printed
     assert "Conv" in printed
+
+
+def test_the_scripts_for_users_of_tensorrt_run(folder, capsys):
+    own = {}
+    for block in code_blocks(DOCS / "from-tensorrt.md", "python"):
+        name = re.match(r"# (?:(\w+\.py)|TensorRT .*|Polygraphy .*)\n", block)
+        assert name, "a block begins with its file's name, or with whose it is"
+        ast.parse(block)
+        if name[1]:
+            own[name[1]] = block
+    assert sorted(own) == ["avoid.py", "record_and_replay.py"]
+    namespace: dict[str, object] = {}
+    exec(compile(own["avoid.py"], "avoid.py", "exec"), namespace)
+    decisions = namespace["engine"].report.decisions
+    assert all(d.chosen != "builtin.reference()" for d in decisions)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        d.nodes[0] for d in decisions
+    ]
+    exec(compile(own["record_and_replay.py"], "record_and_replay.py", "exec"), namespace)
+    recorded, replayed = (namespace[name].report.decisions for name in ("recorded", "replayed"))
+    assert [d.chosen for d in replayed] == [d.chosen for d in recorded]
+    nodes = json.loads((folder / "replay.json").read_text())["nodes"]
+    assert {n: entry["tactic"] for n, entry in nodes.items()} == {
+        n: d.chosen for d in recorded for n in d.nodes
+    }
+
+
+REFERENCE = DOCS / "reference"
+
+
+def shown_in_the_reference() -> list[tuple[str, object]]:
+    """Return path and object of each name that the reference shows; of a module, all that it defines."""
+    shown: list[tuple[str, object]] = []
+    for page in sorted(REFERENCE.glob("*.md")):
+        for path in re.findall(r"^::: (\S+)$", read(page), re.MULTILINE):
+            module, _, name = path.rpartition(".")
+            value = getattr(importlib.import_module(module), name)
+            if inspect.ismodule(value):
+                members = [v for v in vars(value).values() if getattr(v, "__module__", None) == path]
+                shown += [(f"{path}.{v.__name__}", v) for v in members]
+            else:
+                shown.append((path, value))
+    return shown
+
+
+def public_names() -> Iterator[tuple[str, object]]:
+    for module in (tactician, testing):
+        for name in module.__all__:
+            yield f"{module.__name__}.{name}", getattr(module, name)
+    for error in error_classes():
+        if error.__module__ == errors.__name__:
+            yield f"{errors.__name__}.{error.__name__}", error
+    for node in ast.parse(inspect.getsource(hookspecs)).body:
+        if isinstance(node, ast.FunctionDef):
+            yield f"{hookspecs.__name__}.{node.name}", getattr(hookspecs, node.name)
+
+
+def test_the_reference_shows_every_public_name_once():
+    shown = shown_in_the_reference()
+    missing = []
+    for public, value in public_names():
+        name = public.rpartition(".")[2]
+        if not any(v is value and path.endswith(f".{name}") for path, v in shown):
+            missing.append(f"::: {getattr(value, '__module__', 'MODULE')}.{name}")
+    pages = ", ".join(sorted(page.name for page in REFERENCE.glob("*.md")))
+    assert not missing, f"add, in docs/reference ({pages}), to the page of its subject:\n" + "\n".join(
+        missing
+    )
+    paths = [path for path, _ in shown]
+    assert sorted(paths) == sorted(set(paths)), "a name stands in the reference twice"
+
+
+def test_the_reference_names_where_a_thing_is_defined():
+    """Docstrings are read without importing: a name that is only passed on is not found in such a module."""
+    for path, value in shown_in_the_reference():
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert path == f"{value.__module__}.{value.__name__}"
 
 
 @pytest.fixture
@@ -201,6 +285,19 @@ def test_the_documented_custom_operator_runs(files):
     session = tactician.Session(engine, plugins=load_plugins(config))
     x = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
     assert np.allclose(session.run({"x": x})["y"], np.maximum(x, 0) ** 2)
+
+
+def test_the_documented_rewrite_rule_matches(files):
+    from tactician.testing import check_rewrite
+
+    op = load_module(files / "squared_relu.py").SQUARED_RELU
+    rule = load_module(files / "squared_relu_rule.py").RULE
+    graph = '<ir_version: 9, opset_import: ["" : 20]> g (float[3, 5] x) => (float[3, 5] y)'
+    for body in (
+        "{ h = Relu(x) y = Mul(h, h) }",
+        "{ two = Constant<value_float=2.0>() h = Relu(x) y = Pow(h, two) }",
+    ):
+        assert check_rewrite(rule, onnx.parser.parse_model(f"{graph} {body}"), [op], matches=1) == 1
 
 
 def test_the_documented_conformance_test_passes(files):

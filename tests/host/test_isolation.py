@@ -18,7 +18,7 @@ import tactician
 from tactician import supervisor
 from tactician.config import BuilderConfig
 from tactician.engine import Engine
-from tactician.errors import BuildCancelledError, ConfigError, DeviceError
+from tactician.errors import BuildCancelledError, ConfigError, DeviceError, PluginError
 from tactician.plugins.manager import load_plugins
 from tactician.tactics.cache import TimingCache
 from tactician.tactics.record import CandidateRecord, Outcome
@@ -217,6 +217,19 @@ def test_a_worker_that_fails_by_itself_ends_the_build(build: Callable[..., Engin
         f"BUILD = {os.getpid()}\n{dies}\n"
         + PLUGIN.format(build=0, prepare=NOTHING, good=NOTHING, run=NOTHING)
     )
+    # the second worker finds out what ended the first
+    with pytest.raises(PluginError, match=r"'dies' .* is quarantined: importing it took down a process"):
+        build(plugins=(str(path), "builtin"))
+
+
+def test_a_worker_that_ends_for_no_reason_that_is_found_ends_the_build(
+    build: Callable[..., Engine], tmp_path: Path
+) -> None:
+    # what its hooks do is no candidate's doing, and it is imported by then
+    path = tmp_path / "dies.py"
+    hook = "@hookimpl\ndef ops():\n    if os.getpid() != BUILD: print('out of luck', flush=True) or os._exit(3)\n    return []\n"
+    text = PLUGIN.format(build=os.getpid(), prepare=NOTHING, good=NOTHING, run=NOTHING)
+    path.write_text(f"{text}\n{hook}")
     with pytest.raises(DeviceError, match=r"exit code 3.*no candidate to blame: out of luck.*--no-isolate"):
         build(plugins=(str(path), "builtin"))
 

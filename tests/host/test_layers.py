@@ -38,6 +38,7 @@ LAYERS = {
     "tactician.shape_errors": 1,
     "tactician.stages": 1,
     "tactician.tensor_checks": 1,
+    "tactician.user_folders": 1,
     "tactician.passes": 1,
     "tactician.importer": 1,
     "tactician.quantization": 1,
@@ -53,6 +54,7 @@ LAYERS = {
     "tactician.runtime": 4,
     "tactician.report": 4,
     "tactician.onnx_backend": 5,
+    "tactician.scaffold": 5,
     "tactician.testing": 5,
     "tactician.cli": 5,
 }

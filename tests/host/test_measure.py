@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from tactician.tactics.cache import TimingCache
 from tactician.tactics.measure import Measured, Measurer, Progress
 from tactician.tactics.record import Outcome
 from tactician.tactics.registry import Registry
+from tactician.tactics.tactic import Tactic
 
 CALL = signature()
 FAST = make_tactic("Fast", cost=1e-5)
@@ -164,15 +165,18 @@ def test_candidates_beyond_the_limit_are_pruned_but_for_a_few() -> None:
 
 def test_a_hook_filters(caplog: pytest.LogCaptureFixture) -> None:
     asked: list[list[str]] = []
+    named: list[dict[str, str]] = []
 
-    def only_slow(signature: OpSignature, candidates: list[str]) -> list[str]:
+    def only_slow(signature: OpSignature, candidates: list[str], tactics: Mapping[str, Tactic]) -> list[str]:
         asked.append(candidates)
+        named.append({name: tactic.name() for name, tactic in tactics.items()})
         return [c for c in candidates if "slow" in c]
 
     measured = measure(registry(FAST, SLOW), hooks=[("steer", only_slow), ("mute", lambda **a: None)])
     assert outcomes(measured.records)["fast"] == "filtered"
     assert next(r for r in measured.records if "fast" in r.tactic).reason.endswith("plugin 'steer'")
     assert asked == [["acme.fast()", "acme.slow()"]]
+    assert named == [{"acme.fast()": "fast", "acme.slow()": "slow"}]
     assert not caplog.records
 
 

@@ -41,7 +41,7 @@ def package_files(root: Path) -> set[str]:
     found = set()
     for folder, package in FOLDERS.items():
         for path in (root / folder).rglob("*"):
-            if path.suffix in (".py", ".cu", ".cuh") or path.name == "py.typed":
+            if path.suffix in (".py", ".cu", ".cuh", ".template") or path.name == "py.typed":
                 found.add(str(package / path.relative_to(root / folder)))
     return found
 

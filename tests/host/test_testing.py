@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from packages import ROOT
 from tactician.cli import main
+from tactician.errors import DeviceError
 from tactician.testing import (
     CHECKS,
     check_plugin,
     conformance_tests,
     make_signature,
+    offline_device,
     resized,
     standard_signatures,
 )
@@ -150,15 +152,59 @@ def test_what_is_wrong_is_caught_and_named(
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], write: Write) -> None:
-    assert main(["plugins", str(write()), "--check"]) == 0
+    assert main(["plugins", "check", str(write())]) == 0
     assert "numerics" in capsys.readouterr().out
-    assert main(["plugins", str(write(run="y.flat[-1] = 3")), "--check", "--json"]) == 6
+    assert main(["plugins", "check", str(write(run="y.flat[-1] = 3")), "--json"]) == 6
     out, err = capsys.readouterr()
-    results = {r["name"]: r for r in json.JSONDecoder().raw_decode(out)[0]}
+    results = {r["name"]: r for r in json.loads(out)}  # one document, whatever is found
     assert results["fields"]["ok"]
     assert not results["numerics"]["ok"]
     assert "numerics" in err
-    assert main(["plugins", "--check"]) != 0
+    assert main(["plugins", "check"]) == 2
+
+
+DATA_DEPENDENT = """
+from dataclasses import dataclass
+from tactician import Op, Tactic, TensorType, hookimpl
+POSITIVE = Op(
+    "counting::Positive",
+    infer=lambda signature: [TensorType(signature.inputs[0].dtype, ("count",))],
+    reference=lambda signature, x: x[x > 0],
+)
+@dataclass(frozen=True)
+class Mask(Tactic):
+    op = POSITIVE.name
+    target = "cpu"
+    def prepare(self, signature, device):
+        return lambda inputs, outputs, workspace, stream: [{result}]
+@hookimpl
+def ops(): return [POSITIVE]
+@hookimpl
+def tactics(): return [Mask]
+"""
+
+
+@pytest.mark.parametrize(
+    ("result", "failed"),
+    [("inputs[0][inputs[0] > 0]", set()), ("inputs[0][inputs[0] > 0.5]", {"numerics", "shapes"})],
+    ids=["right", "wrong"],
+)
+def test_output_shapes_that_depend_on_values(tmp_path: Path, result: str, failed: set[str]) -> None:
+    path = tmp_path / "counting.py"
+    path.write_text(DATA_DEPENDENT.format(result=result))
+    found = check_plugin(str(path), signatures=lambda: [make_signature("counting::Positive", [random(4, 5)])])
+    assert {r.name for r in found if not r.ok} - {"engine"} == failed
+
+
+def test_a_device_that_is_not_there() -> None:
+    device = offline_device("cuda", "sm_90a")
+    assert device.facts["sm"] == 90
+    with pytest.raises(DeviceError, match="knows no architecture 'sm_12'; write one of sm_80"):
+        offline_device("cuda", "sm_12")
+    with pytest.raises(DeviceError, match="target 'cpu' can't compile for a device that is not there"):
+        offline_device("cpu", "x86")
+    with pytest.raises(DeviceError, match="'cud' is brought by no loaded plugin; did you mean 'cuda'"):
+        offline_device("cud", "sm_80")
 
 
 @settings(max_examples=30, deadline=None)
