@@ -46,6 +46,7 @@ class FoldConstants(ir.passes.InPlacePass):
         """Run on ``model`` in place."""
         modified = False
         budget = _Budget(LARGEST_GROWTH)
+        absent = [v for node in model.graph.all_nodes() for v in node.outputs if not v.name and not v.uses()]
         for _ in range(_MOST_ROUNDS):
             changed = _settle_types(model.graph)
             changed |= _fold_graph(model.graph, model.opset_imports, budget, inner=False)
@@ -55,6 +56,10 @@ class FoldConstants(ir.passes.InPlacePass):
             modified = True
             common.RemoveUnusedNodesPass()(model)
             refresh_types(model, self._ops)
+        for value in absent:
+            # onnxscript's folder names every value, and one with a name would be an output that somebody wants
+            if not value.uses() and not value.is_graph_output():
+                value.name = ""
         return ir.passes.PassResult(model, modified=modified)
 
 
