@@ -6,7 +6,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, partial, wraps
 from typing import Any
 
 import ml_dtypes
@@ -20,7 +20,21 @@ MOST_FORMS = 4096
 """Forms that one rule may have: each alternative and each commutative operator multiplies them."""
 
 COMMUTATIVE = frozenset(
-    "Add Mul And Or Xor BitwiseAnd BitwiseOr BitwiseXor Equal Max Min Sum Mean".split()  # noqa: SIM905  # a column of names would say no more
+    {
+        "Add",
+        "And",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "BitwiseXor",
+        "Equal",
+        "Max",
+        "Mean",
+        "Min",
+        "Mul",
+        "Or",
+        "Sum",
+        "Xor",
+    }
 )
 """Operators whose two operands may change places."""
 
@@ -163,6 +177,7 @@ class _Writer:
     def write(self) -> None:
         """Call the pattern function."""
 
+        @wraps(self._function)  # onnxscript asks for the names of the variables
         def build(builder: Any, *variables: Any) -> list[Any]:
             self._builder = builder
             with matching.pattern_builder(self):
@@ -170,7 +185,6 @@ class _Writer:
             self._outputs = list(returned) if isinstance(returned, list | tuple) else [returned]
             return self._outputs
 
-        build.__signature__ = inspect.signature(self._function)  # type: ignore[attr-defined]  # read by onnxscript
         self._matcher = matching.Pattern(build)
         if not self._outputs or any(id(value) not in self._makers for value in self._outputs):
             raise TypeError("it must return what its nodes compute, a value or several")

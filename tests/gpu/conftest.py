@@ -44,7 +44,7 @@ class Tally:
     def add(
         self, candidate: Candidate, error: float | None, tolerance: float | None, failure: str | None
     ) -> None:
-        module = type(candidate.tactic).__module__.rpartition(".")[2]
+        module = importlib.import_module("gpu.record").checked_module(type(candidate.tactic))
         self.checks[module] += 1
         if failure:
             self.failures[module].append(f"{candidate.id}: {failure}")
@@ -113,9 +113,23 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         record.write_record(Path(path), *where, record.entries(merged))
 
 
+Check = Callable[..., list[str]]
+
+
 @pytest.fixture
-def check(device: Any, registry: Registry, tally: Tally) -> Callable[..., list[str]]:
+def check(device: Any, registry: Registry, tally: Tally) -> Check:
     """Return a function that checks every candidate of a signature against the reference."""
+    return checker(device, registry, tally)
+
+
+@pytest.fixture
+def check_with(device: Any, tally: Tally) -> Callable[[Registry], Check]:
+    """Return a maker of such functions for the tactics of another registry."""
+    return lambda registry: checker(device, registry, tally)
+
+
+def checker(device: Any, registry: Registry, tally: Tally) -> Check:
+    """Return a function that checks every candidate of ``registry`` and counts what it saw."""
 
     def run(
         signature: OpSignature,

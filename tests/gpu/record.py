@@ -17,6 +17,7 @@ import msgspec
 FORMAT = 1
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "builtin_kernels" / "cuda"
+EXAMPLES = ROOT / "examples"
 RECORD = Path(__file__).with_name("record.json")
 HOW_TO_RENEW = (
     "on a machine with an NVIDIA GPU, run "
@@ -24,6 +25,8 @@ HOW_TO_RENEW = (
 )
 EVERY_CHECK = ("__init__", "target")
 """Modules that every check goes through, with all that they import: device, compiler, timer …"""
+KERNEL_MARKS = ("KernelSource(", "TritonSource(")
+"""What stands in the text of a package that brings kernels."""
 
 
 class RecordEntry(msgspec.Struct, frozen=True):
@@ -32,7 +35,7 @@ class RecordEntry(msgspec.Struct, frozen=True):
     Parameters
     ----------
     source
-        File name within ``builtin_kernels/cuda``.
+        File name within ``builtin_kernels/cuda``, or path within ``examples``.
     sha256
         ``source_digest`` of the file as it ran.
     tests_passed
@@ -84,19 +87,20 @@ def write(path: Path, device: Any, tally: Tally, date: str) -> None:
     write_record(path, device.name, str(device.facts["driver"]), versions, date, entries(tally))
 
 
-def entries(tally: Tally, folder: Path = SOURCES) -> list[RecordEntry]:
+def entries(tally: Tally, folder: Path = SOURCES, examples: Path = EXAMPLES) -> list[RecordEntry]:
     """Return an entry for every source that took part in a check and in none that failed."""
-    parts = {module: used_sources(module, folder) for module in tally.checks}
+    packages = example_packages(examples)
+    parts = {m: set(packages[m]) if m in packages else used_sources(m, folder) for m in tally.checks}
     failed = {name for module in tally.failures if tally.failures[module] for name in parts[module]}
     found = []
-    for path in kernel_sources(folder):
-        modules = [module for module in sorted(parts) if path.name in parts[module]]
-        if modules and path.name not in failed:
+    for name, path in all_sources(folder, examples).items():
+        modules = [module for module in sorted(parts) if name in parts[module]]
+        if modules and name not in failed:
             worst = max(
                 (tally.worst[m] for m in modules if m in tally.worst), key=_nearness, default=(None, None)
             )
             passed = sum(tally.checks[m] for m in modules)
-            found.append(RecordEntry(path.name, source_digest(path), passed, *worst))
+            found.append(RecordEntry(name, source_digest(path), passed, *worst))
     return found
 
 
@@ -108,7 +112,7 @@ def write_record(
     Sources that did not run keep the entry that they have, as long as they exist.
     """
     sources = dict(read_record(path).sources) if path.exists() else {}
-    kept = {p.name for p in kernel_sources()}
+    kept = set(all_sources())
     where = gpu, driver, dict(sorted(versions.items())), date
     for e in entries:
         sources[e.source] = RecordedRun(e.sha256, e.tests_passed, e.worst_error, e.tolerance, *where)
@@ -134,26 +138,56 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def problems(record: Record, folder: Path = SOURCES) -> list[str]:
+def problems(record: Record, folder: Path = SOURCES, examples: Path = EXAMPLES) -> list[str]:
     """Return, in words, every source that the record does not vouch for, and every entry without a source."""
     found = []
-    sources = kernel_sources(folder)
-    for path in sources:
-        run = record.sources.get(path.name)
+    sources = all_sources(folder, examples)
+    for name, path in sources.items():
+        run = record.sources.get(name)
         if run is None:
-            found.append(f"{path.name}: never ran on a GPU without a failure")
+            found.append(f"{name}: never ran on a GPU without a failure")
         elif run.sha256 != source_digest(path):
-            found.append(f"{path.name}: changed since it ran on {run.gpu} on {run.date}")
+            found.append(f"{name}: changed since it ran on {run.gpu} on {run.date}")
         elif run.tests_passed < 1:
-            found.append(f"{path.name}: no test passed on {run.gpu} on {run.date}")
-    gone = sorted(record.sources.keys() - {path.name for path in sources})
+            found.append(f"{name}: no test passed on {run.gpu} on {run.date}")
+    gone = sorted(record.sources.keys() - sources.keys())
     found += [f"{name}: recorded, but there is no such source" for name in gone]
     return found
 
 
+def all_sources(folder: Path = SOURCES, examples: Path = EXAMPLES) -> dict[str, Path]:
+    """Return every file that the record must cover, by the name that it has there."""
+    found = {path.name: path for path in kernel_sources(folder)}
+    for files in example_packages(examples).values():
+        found |= files
+    return found
+
+
 def kernel_sources(folder: Path = SOURCES) -> list[Path]:
-    """Return every file that the record must cover."""
+    """Return the files of the built-in kernels."""
     return sorted(p for p in folder.iterdir() if p.suffix in (".cu", ".cuh", ".py"))
+
+
+def example_packages(examples: Path = EXAMPLES) -> dict[str, dict[str, Path]]:
+    """Return the files of every example that brings kernels for GPUs, by its module and then by path within ``examples``.
+
+    A check of one of its tactics goes through all of them.
+    """
+    packages: dict[str, dict[str, Path]] = {}
+    for module in sorted(examples.glob("tactician-*/tactician_*")):
+        inner = module.iterdir() if module.is_dir() else [module]
+        paths = [p for p in sorted(inner) if p.suffix in (".cu", ".cuh", ".py")]
+        text = "".join(p.read_text(encoding="utf-8") for p in paths if p.suffix == ".py")
+        if any(mark in text for mark in KERNEL_MARKS):
+            packages[module.stem] = {p.relative_to(examples).as_posix(): p for p in paths}
+    return packages
+
+
+def checked_module(tactic: type) -> str:
+    """Return what a check of ``tactic`` is counted for: the module of a built-in kernel, or the package of a plugin."""
+    if tactic.__module__.startswith("tactician.builtin_kernels."):
+        return tactic.__module__.rpartition(".")[2]
+    return tactic.__module__.partition(".")[0].removeprefix("tactician_plugin_")
 
 
 def used_sources(module: str, folder: Path = SOURCES) -> set[str]:

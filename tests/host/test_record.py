@@ -9,7 +9,10 @@ from gpu.record import (
     RECORD,
     Record,
     RecordEntry,
+    all_sources,
+    checked_module,
     entries,
+    example_packages,
     kernel_sources,
     problems,
     read_record,
@@ -41,6 +44,32 @@ def test_every_kernel_source_can_be_reached_by_a_check():
     assert {p.name for p in kernel_sources()} - reached == set()
 
 
+def test_the_kernels_of_the_examples_are_held_to_it_too():
+    packages = example_packages()
+    assert set(packages) == {
+        "tactician_pointwise_conv",
+        "tactician_rms_norm",
+        "tactician_scan",
+        "tactician_triton",
+    }
+    names = set(all_sources())
+    assert {"softmax.cu", "tactician-scan/tactician_scan.py"} <= names
+    assert "tactician-pointwise-conv/tactician_pointwise_conv/mma_tiles.cu" in names
+    assert "tactician-triton/tactician_triton/kernels.py" in names
+
+
+@pytest.mark.parametrize(
+    ("module", "counted"),
+    [
+        ("tactician.builtin_kernels.cuda.softmax", "softmax"),
+        ("tactician_pointwise_conv.ffma", "tactician_pointwise_conv"),
+        ("tactician_plugin_tactician_scan", "tactician_scan"),
+    ],
+)
+def test_what_a_check_is_counted_for(module, counted):
+    assert checked_module(type("Tactic", (), {"__module__": module})) == counted
+
+
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
     folder = tmp_path / "cuda"
@@ -61,16 +90,42 @@ def sources(tmp_path: Path) -> Path:
     return folder
 
 
-def record_of(sources: Path, tally: Tally) -> Record:
+@pytest.fixture
+def examples(tmp_path: Path) -> Path:
+    """Return a folder with an example that brings a kernel, and one that brings none."""
+    package = tmp_path / "examples" / "tactician-acme" / "tactician_acme"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("KernelSource(read('k.cu'))\n")
+    (package / "k.cu").write_text("// kernel\n")
+    (tmp_path / "examples" / "tactician-plain").mkdir()
+    (tmp_path / "examples" / "tactician-plain" / "tactician_plain.py").write_text("pass\n")
+    return tmp_path / "examples"
+
+
+def record_of(sources: Path, tally: Tally, examples: Path | None = None) -> Record:
     path = sources.parent / "record.json"
-    write_record(path, *ENVIRONMENT, entries(tally, sources))
+    write_record(path, *ENVIRONMENT, entries(tally, sources, examples or sources))
     return read_record(path)
+
+
+def test_an_example_is_recorded_by_the_checks_of_its_package(sources, examples):
+    run = Tally({"softmax": 1, "gemm": 1, "tactician_acme": 5})
+    record = record_of(sources, run, examples)
+    names = [f"tactician-acme/tactician_acme/{name}" for name in ("__init__.py", "k.cu")]
+    assert [record.sources[name].tests_passed for name in names] == [5, 5]
+    assert problems(record, sources, examples) == []
+    with (examples / names[1]).open("a") as file:
+        file.write("\n")
+    # the module names the kernel, so it has changed with it
+    assert [f.partition(":")[0] for f in problems(record, sources, examples)] == names
+    never = record_of(sources, Tally({"softmax": 1, "gemm": 1}), examples)
+    assert len([f for f in problems(never, sources, examples) if "tactician-acme" in f]) == 2
 
 
 def test_a_whole_run_leaves_no_problem(sources):
     record = record_of(sources, Tally({"softmax": 3, "gemm": 4}))
     assert sorted(record.sources) == [p.name for p in kernel_sources(sources)]
-    assert problems(record, sources) == []
+    assert problems(record, sources, sources) == []
     passed = {name: run.tests_passed for name, run in record.sources.items()}
     assert passed["device.py"] == passed["common.cuh"] == 7
     assert passed["softmax.cu"] == passed["softmax.py"] == 3
@@ -79,7 +134,7 @@ def test_a_whole_run_leaves_no_problem(sources):
 
 
 def test_a_source_that_never_ran_is_named(sources):
-    found = problems(record_of(sources, Tally({"gemm": 1})), sources)
+    found = problems(record_of(sources, Tally({"gemm": 1})), sources, sources)
     assert [f.partition(":")[0] for f in found] == ["softmax.cu", "softmax.py"]
 
 
@@ -95,19 +150,19 @@ def test_a_changed_source_is_named_with_what_includes_it(sources, changed, named
     record = record_of(sources, Tally({"softmax": 1, "gemm": 1}))
     with (sources / changed).open("a") as file:
         file.write("\n")
-    found = problems(record, sources)
+    found = problems(record, sources, sources)
     assert [f.partition(":")[0] for f in found] == named
     assert all("changed since it ran on GPU on 2026-11-20" in f for f in found)
 
 
 def test_a_failed_check_keeps_what_it_went_through_out(sources):
     tally = Tally({"softmax": 1, "gemm": 1}, failures={"softmax": ["softmax(): wrong"]})
-    assert [e.source for e in entries(tally, sources)] == ["gemm.py", "swizzle.py", "tiles.py"]
+    assert [e.source for e in entries(tally, sources, sources)] == ["gemm.py", "swizzle.py", "tiles.py"]
 
 
 def test_the_error_nearest_to_its_tolerance_is_kept(sources):
     tally = Tally({"softmax": 2, "gemm": 3}, {"softmax": (1e-7, 1e-6), "gemm": (1e-4, 1e-2)})
-    found = {e.source: e for e in entries(tally, sources)}
+    found = {e.source: e for e in entries(tally, sources, sources)}
     assert found["common.cuh"] == RecordEntry(
         "common.cuh", source_digest(sources / "common.cuh"), 5, worst_error=1e-7, tolerance=1e-6
     )
@@ -126,7 +181,7 @@ def test_a_partial_run_keeps_the_entries_of_the_other_sources(tmp_path):
 def test_an_entry_without_a_source_is_named(sources):
     record = record_of(sources, Tally({"softmax": 1, "gemm": 1}))
     (sources / "gemm.py").unlink()
-    assert problems(record, sources) == ["gemm.py: recorded, but there is no such source"]
+    assert problems(record, sources, sources) == ["gemm.py: recorded, but there is no such source"]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": 2, "sources": {}}'])

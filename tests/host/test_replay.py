@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,7 +206,7 @@ class Another(TacticRecorder):
         super().__init__(path)
         self.default = default
 
-    def select_algorithms(self, context, choices):  # type: ignore[no-untyped-def]
+    def select_algorithms(self, context: AlgorithmContext, choices: Sequence[AlgorithmChoice]) -> list[int]:
         return [next(i for i, choice in enumerate(choices) if choice.tactic != self.default)]
 
 
