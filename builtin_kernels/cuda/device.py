@@ -359,6 +359,7 @@ def _library_versions() -> dict[str, str]:
         "nvrtc": ("nvidia-cuda-nvrtc",),
         "cublas": ("nvidia-cublas", "nvidia-cublas-cu13"),
         "cudnn": ("nvidia-cudnn-cu13",),
+        "triton": ("triton",),  # compiles plugins' kernels: what another version made has other times
     }.items():
         for package in packages:
             try:
