@@ -40,18 +40,23 @@ def choices(engine: Engine) -> dict[str, str]:
 def differences(a: Engine, b: Engine) -> dict[str, tuple[str, str]]:
     """Return the nodes whose tactics differ."""
     x, y = choices(a), choices(b)
-    return {node: (x[node], y[node]) for node in x if x[node] != y.get(node)}
+    nodes = dict.fromkeys([*x, *y])  # a node that is fused in one build alone has no tactic in the other
+    return {n: (x.get(n, ""), y.get(n, "")) for n in nodes if x.get(n) != y.get(n)}
 
 
 def unexplained(a: Engine, b: Engine, changed: dict[str, Any]) -> list[str]:
-    """Return the changed nodes for which neither build recorded the other's choice as a tie."""
+    """Return the changed nodes for which neither build recorded the other's choice, or fusing them, as a tie."""
+    fusions = [f for engine in (a, b) for f in engine.report.fusions if f.tie]
+    fused = {name for f in fusions for name in (f.name, *f.nodes)}
     ties: dict[str, set[str]] = {}
     for engine in (a, b):
         for decision in engine.report.decisions:
             tied = {c.tactic for c in decision.candidates if c.outcome in ("tie", "chosen")}
             for node in decision.nodes:
                 ties.setdefault(node, set()).update(tied if len(tied) > 1 else set())
-    return [node for node, pair in changed.items() if not set(pair) <= ties.get(node, set())]
+    return [
+        node for node, pair in changed.items() if node not in fused and not set(pair) <= ties.get(node, set())
+    ]
 
 
 def race(a: Engine, b: Engine, rounds: int = 60) -> float:
@@ -100,7 +105,8 @@ def main() -> int:
 
         first = build("one.sqlite")
         second = build("one.sqlite")
-        note("nodes", len(first.plan.steps))
+        note("steps", len(first.plan.steps))
+        note("fused", sum(f.kept for f in first.report.fusions))
         note("same cache: nodes that differ", differences(first, second))
         if options.plugin:
             third = build("one.sqlite", plugins=(options.plugin,))

@@ -19,6 +19,8 @@ _EXPORTS = {
     "TacticReplayer": "tactician.tactics.replay",
     "Op": "tactician.plugins.op",
     "OpSignature": "tactician.signature",
+    "Part": "tactician.signature",
+    "FusedForm": "tactician.tactics.fused_form",
     "TensorType": "tactician.signature",
     "Tactic": "tactician.tactics.tactic",
     "Launch": "tactician.tactics.tactic",

@@ -17,14 +17,15 @@ from tactician import __version__, passes
 from tactician.assembly import Assembly, Assignment
 from tactician.config import BuilderConfig
 from tactician.engine import Engine
+from tactician.fusion import Fuser
 from tactician.importer import import_model
 from tactician.measuring import measure
-from tactician.network import signatures as network_signatures
 from tactician.network import tensor_type
 from tactician.plan import FORMAT_VERSION, BuildReport, ModelInfo, Plan, PluginUse
 from tactician.plugins.manager import Plugins, load_plugins
 from tactician.plugins.target import Artifacts, Device, Target, Timer
 from tactician.signature import OpSignature
+from tactician.stages import FUSE, StageReport
 from tactician.tactics.cache import TimingCache
 from tactician.tactics.choose import choose_all
 from tactician.tactics.lock import LockFile
@@ -46,7 +47,7 @@ def build(
     timer: Timer | None = None,
     progress: Watch | None = None,
 ) -> Engine:
-    """Build an engine: import, optimize, ask every tactic, check, time and choose, plan.
+    """Build an engine: import, optimize, ask every tactic, check, time, fuse and choose, plan.
 
     Parameters
     ----------
@@ -86,11 +87,18 @@ def build(
     with clock("optimize"):
         steps = passes.pipeline(config, plugins.passes, plugins.ops)
         stages = passes.run(network, steps, config.dump_stages)
-        signatures = network_signatures(network)
         lock = _read_lock(config)
+        before = network.graph.num_nodes()
+        fuser = Fuser(network, plugins.registry, device, config, lock)
     with clock("measure"):
         own = timer or (target if isinstance(target, Target) else None)
-        measured = measure(signatures, devices, plugins, config, lock, timer, progress, own=own)
+        calls = fuser.signatures() | fuser.candidates()
+        measured = measure(calls, devices, plugins, config, lock, timer, progress, own=own)
+    with clock("fuse"):
+        fuser.settle(measured)
+        signatures = fuser.signatures()
+    if FUSE not in config.without:
+        stages.append(_fuse_stage(network, before, clock.seconds["fuse"], config, len(stages)))
     with clock("choose"):
         decisions = _choose(signatures, measured, plugins, config, lock, selector)
     with clock("plan"):
@@ -98,7 +106,14 @@ def build(
             network, signatures, measured, decisions, devices, plugins, info, config
         )
     warnings = tuple(str(w) for w in _fallbacks(decisions, device))
-    report = BuildReport(device.fingerprint(), tuple(decisions), tuple(stages), dict(clock.seconds), warnings)
+    report = BuildReport(
+        device.fingerprint(),
+        tuple(decisions),
+        tuple(stages),
+        dict(clock.seconds),
+        warnings,
+        tuple(fuser.fusions),
+    )
     return Engine(plan, report, weights, artifacts)
 
 
@@ -129,6 +144,15 @@ def _read_lock(config: BuilderConfig) -> LockFile | None:
     """Return the lock file to replay: one must be there only if the build is to be locked."""
     wanted = config.lock_file is not None and (config.locked or config.lock_file.exists())
     return LockFile.load(config.lock_file) if wanted and config.lock_file else None
+
+
+def _fuse_stage(
+    network: ir.Model, before: int, seconds: float, config: BuilderConfig, number: int
+) -> StageReport:
+    """Report fusing as one stage more, and write the network where stages are asked for."""
+    if config.dump_stages is not None:
+        passes.save_stage(network, config.dump_stages / f"{number:02d}_{FUSE}.onnx")
+    return StageReport(FUSE, before, network.graph.num_nodes(), seconds)
 
 
 def _choose(

@@ -33,7 +33,8 @@ class TacticianRep(BackendRep):
 class TacticianBackend(Backend):
     """Builds and runs ONNX models; ``CPU`` and ``CUDA`` are the targets of these names."""
 
-    config = BuilderConfig(avg_timing_iterations=1, use_timing_cache=False, max_candidates=1)
+    # a process for each of thousands of small models would take longer than all of them
+    config = BuilderConfig(avg_timing_iterations=1, use_timing_cache=False, max_candidates=1, isolate=False)
     """How models are built: correctness is asked for, not speed, so one checked candidate is enough."""
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from tactician.signature import OpSignature, TensorType
 from tactician.stages import StageReport as StageReport
-from tactician.tactics.record import Decision
+from tactician.tactics.record import Decision, Fusion
 
 FORMAT_VERSION = 1
 """Raised whenever an older tactician could misread an engine."""
@@ -125,3 +125,4 @@ class BuildReport(msgspec.Struct, frozen=True):
     stages: tuple[StageReport, ...]
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
+    fusions: tuple[Fusion, ...] = ()

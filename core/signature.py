@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import msgspec
@@ -124,6 +124,29 @@ class Constant:
     value: bytes | None = None
 
 
+Role = Literal["prologue", "anchor", "epilogue"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One operator of a fused node.
+
+    Parameters
+    ----------
+    role
+        Whether it is what the node forms around, or comes before or after that.
+    signature
+        The operator's call by itself.
+    inputs
+        Where each of its inputs comes from: the number of an input of the fused node, ``-1 - k`` for the output of
+        part ``k``, None where it is absent.
+    """
+
+    role: Role
+    signature: OpSignature
+    inputs: tuple[int | None, ...]
+
+
 @dataclass(frozen=True)
 class OpSignature:
     """One operator call as a value: equal signatures are measured once.
@@ -142,6 +165,9 @@ class OpSignature:
         Parallel to ``inputs``: what is known of the constant ones, None for the others.
     body
         Serialized ONNX FunctionProto of a fused node: the subgraph that it stands for; None for a single operator.
+    parts
+        The operators of a node that the builder fused for a tactic's ``fused_forms``, in the order in which they are
+        computed; the last one computes the node's output. Empty for other nodes.
     """
 
     op: str
@@ -151,6 +177,12 @@ class OpSignature:
     outputs: tuple[TensorType | None, ...]
     constants: tuple[Constant | None, ...]
     body: bytes | None = None
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def anchor(self) -> OpSignature:
+        """The call that a fused node forms around; of a single operator, this signature itself."""
+        return next((part.signature for part in self.parts if part.role == "anchor"), self)
 
     @property
     def domain(self) -> str:
@@ -206,6 +238,8 @@ class OpSignature:
             "outputs": [_type_to_plain(t) for t in self.outputs],
             "constants": [c if c is None else [_text(c.value)] for c in self.constants],
             "body": _text(self.body),
+            # left out where there are none, so that the keys of single operators stay what they were
+            **({"parts": [_part_to_plain(part) for part in self.parts]} if self.parts else {}),
         }
 
     @classmethod
@@ -219,12 +253,21 @@ class OpSignature:
             tuple(_type_from_plain(t) for t in plain["outputs"]),
             tuple(c if c is None else Constant(_data(c[0])) for c in plain["constants"]),
             _data(plain["body"]),
+            tuple(_part_from_plain(part) for part in plain.get("parts", ())),
         )
 
     def bound(
         self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType | None, ...]
     ) -> OpSignature:
-        """Return the same call with other input and output types."""
+        """Return the same call with other input and output types.
+
+        Raises
+        ------
+        ValueError
+            If it has parts: their types would no longer fit.
+        """
+        if self.parts:
+            raise ValueError(f"{self} is made of parts, whose types are fixed; bind those of the network")
         return replace(self, inputs=inputs, outputs=outputs)
 
     def __str__(self) -> str:
@@ -232,6 +275,14 @@ class OpSignature:
         name = self.op_type if self.domain == "ai.onnx" else self.op
         inputs = ", ".join("-" if t is None else str(t) for t in self.inputs)
         return f"{name}({inputs}) -> {', '.join('-' if t is None else str(t) for t in self.outputs)}"
+
+
+def _part_to_plain(part: Part) -> list[Any]:
+    return [part.role, part.signature.to_plain(), list(part.inputs)]
+
+
+def _part_from_plain(plain: list[Any]) -> Part:
+    return Part(plain[0], OpSignature.from_plain(plain[1]), tuple(plain[2]))
 
 
 def _text(data: bytes | None) -> str | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+FUSE = "fuse"
+"""The stage that fuses nodes, as ``--without`` and reports call it; it comes after the passes, and measures."""
+
 
 class StageReport(msgspec.Struct, frozen=True):
     """What one pass did to the network; ``matches`` is how many subgraphs a rewrite rule replaced."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-API_VERSION = (1, 1)
+API_VERSION = (1, 2)
 """Major and minor version of the contract. A minor version only adds, so that older plugins go on working.
 
-1.1: ``filter_tactics`` may take ``tactics``.
+1.1: ``filter_tactics`` may take ``tactics``. 1.2: a tactic may have ``fused_forms``.
 """
 
 MOST_BYTES = 1 << 16

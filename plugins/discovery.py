@@ -233,19 +233,26 @@ def _locate(module: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin else None
 
 
+_LOADED_OF = "__tactician_loaded_of__"
+"""Attribute of a module that was loaded of a file: its path and what was in it, which may have been edited since."""
+
+
 def _load_file(name: str, file: Path) -> Any:
     # a name of its own, so that `conv.py` can't take the place of an installed module called `conv`
     module_name = f"tactician_plugin_{name}"
+    source = file.read_bytes()
     known = sys.modules.get(module_name)
-    if known is not None and getattr(known, "__file__", None) == str(file):
+    if known is not None and getattr(known, _LOADED_OF, None) == (str(file), source):
         return known
     spec = spec_from_file_location(module_name, file)
-    if spec is None or spec.loader is None:
+    if spec is None:
         raise ImportError(f"can't import '{file}'")
     module = module_from_spec(spec)
+    setattr(module, _LOADED_OF, (str(file), source))
     sys.modules[module_name] = module  # dataclasses look their module up
     try:
-        spec.loader.exec_module(module)
+        # not by the loader: its cache of compiled code misses a second edit within a second
+        exec(compile(source, str(file), "exec", dont_inherit=True), vars(module))
     except BaseException:
         del sys.modules[module_name]
         raise

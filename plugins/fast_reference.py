@@ -66,12 +66,48 @@ def max_pool(
     strides: Ints | None = None,
 ) -> Array:
     """Return the first output of ``MaxPool`` of ``x`` [batch, channels, ...]."""
-    lowest = -np.inf if x.dtype.kind in "fV" else np.iinfo(x.dtype).min
-    kernel, (windows, _) = (
-        tuple(kernel_shape),
-        _pool(x, kernel_shape, auto_pad, ceil_mode, dilations, pads, strides, lowest),
+    windows, _ = _pool(x, kernel_shape, auto_pad, ceil_mode, dilations, pads, strides, _lowest(x))
+    return np.asarray(windows.max(axis=tuple(range(-len(kernel_shape), 0))).astype(x.dtype))
+
+
+def max_pool_indices(
+    x: Array,
+    *,
+    auto_pad: str | None = "NOTSET",
+    ceil_mode: int | None = 0,
+    dilations: Ints | None = None,
+    kernel_shape: Ints,
+    pads: Ints | None = None,
+    storage_order: int | None = 0,
+    strides: Ints | None = None,
+) -> Array:
+    """Return the second output of ``MaxPool``: where in ``x``, all of it in a row, each maximum lies.
+
+    Of equal elements it is the first one. ``storage_order`` 1 counts the spatial axes the other way round.
+    """
+    rank, size = len(kernel_shape), x.shape[2:]
+    steps, spread = strides or (1,) * rank, dilations or (1,) * rank
+    windows, counted = _pool(x, kernel_shape, auto_pad, ceil_mode, dilations, pads, strides, _lowest(x))
+    windows, counted = (w.reshape(*w.shape[:-rank], -1) for w in (windows, counted))
+    place = windows.argmax(axis=-1)
+    first = np.broadcast_to(
+        counted.argmax(axis=-1), place.shape
+    )  # for windows of nothing but the lowest number
+    place = np.where(
+        np.take_along_axis(np.broadcast_to(counted, windows.shape), place[..., None], -1)[..., 0],
+        place,
+        first,
     )
-    return np.asarray(windows.max(axis=tuple(range(-len(kernel), 0))).astype(x.dtype))
+    before, _ = _pads(auto_pad, pads, size, kernel_shape, steps, spread)
+    offsets = np.unravel_index(place, tuple(kernel_shape))
+    weights = np.cumprod((1, *(size[:-1] if storage_order else size[:0:-1])))
+    flat = np.zeros(place.shape, np.int64)
+    for axis, weight in enumerate(weights if storage_order else weights[::-1]):
+        start = np.arange(place.shape[2 + axis]) * steps[axis] - before[axis]
+        start = start.reshape(-1, *(1,) * (rank - 1 - axis))
+        flat += weight * (start + offsets[axis] * spread[axis])
+    planes = np.arange(x.shape[0] * x.shape[1]).reshape(*x.shape[:2], *(1,) * rank)
+    return np.asarray(flat + planes * math.prod(size))
 
 
 def average_pool(
@@ -178,6 +214,10 @@ def _windows(x: Array, kernel: Ints, strides: Ints, dilations: Ints) -> Array:
     )
     view: Array = views[steps]
     return view
+
+
+def _lowest(x: Array) -> float:
+    return -np.inf if x.dtype.kind in "fV" else np.iinfo(x.dtype).min
 
 
 def _wide(x: Array) -> Array:

@@ -10,10 +10,20 @@ from tactician.tactics.operand_values import Rule
 
 def rule_for(signature: OpSignature, index: int) -> Rule | None:
     """Return the rule for input ``index``, or None where any ordinary values will do."""
+    reader, place = first_reader(signature, index)
+    if reader is not signature:
+        rule = rule_for(reader, place)
+        return None if rule is None else lambda _, __, random: rule(reader, place, random)
     if signature.body is not None or signature.domain not in ("ai.onnx", "ai.onnx.ml"):
         return None
     rules = RULES.get(signature.op_type, {})
     return rules.get(index, rules.get(EVERY))
+
+
+def first_reader(signature: OpSignature, index: int) -> tuple[OpSignature, int]:
+    """Return the call within a fused node that reads input ``index`` first, and as which of its own inputs."""
+    found = ((p.signature, p.inputs.index(index)) for p in signature.parts if index in p.inputs)
+    return next(found, (signature, index))
 
 
 EVERY = -1

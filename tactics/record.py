@@ -74,3 +74,22 @@ class Decision(msgspec.Struct, frozen=True):
     def winner(self) -> CandidateRecord:
         """The record of the chosen candidate."""
         return next(c for c in self.candidates if c.tactic == self.chosen)
+
+
+class Fusion(msgspec.Struct, frozen=True):
+    """A subgraph that could be one node: what it takes so, what its nodes take one by one, and what came of it.
+
+    ``name`` is that of the node where it is ``kept``; seconds are None where something was not timed; ``tactic`` is
+    the fastest for the whole. ``reason`` says who or what decided; ``tie`` that the measurement did not tell the whole
+    and its parts apart.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    signature: str
+    kept: bool
+    reason: str
+    tactic: str = ""
+    seconds: float | None = None
+    seconds_apart: float | None = None
+    tie: bool = False

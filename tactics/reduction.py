@@ -10,6 +10,8 @@ from tactician.signature import OpSignature, TensorType
 
 def reduction_length(signature: OpSignature) -> int:
     """Return the number of terms of the operator's longest sum; for fused and custom ones, an estimate."""
+    if signature.parts:
+        return max(reduction_length(part.signature) for part in signature.parts)
     rule = None if signature.body is not None else _LENGTHS.get(signature.op_type)
     try:
         if rule is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from tactician.errors import EngineMismatchError, PluginError
 from tactician.signature import OpSignature
+from tactician.tactics.fused_form import FusedForm, accepts_form
 from tactician.tactics.record import CandidateRecord, Outcome
 from tactician.tactics.tactic import ANY_OP, Tactic, format_fields
 
@@ -61,7 +62,7 @@ class Registry:
         ------
         PluginError
             If the class is no frozen dataclass, lacks ``op`` or ``target``, has a field of another type than
-            int, bool and str, or its name is taken within the plugin.
+            int, bool and str or a fused form that is none, or its name is taken within the plugin.
         """
         key = (plugin.name, tactic.name())
         _check_class(plugin, tactic)
@@ -86,7 +87,7 @@ class Registry:
         """
         accepted: list[Candidate] = []
         refused: list[CandidateRecord] = []
-        for key in sorted(self._by_op[signature.op] | self._by_op[ANY_OP]):
+        for key in sorted(self._by_op[signature.op] | self._by_op[ANY_OP] | self._with_form(signature)):
             plugin, cls = self._classes[key]
             if cls.target != device.target:
                 continue
@@ -104,6 +105,15 @@ class Registry:
                     CandidateRecord(f"{plugin.name}.{cls.name()}", plugin.name, Outcome.FAILED, reason)
                 )
         return accepted, refused
+
+    def forms(self, target: str) -> list[FusedForm]:
+        """Return the different forms of fused nodes that tactics of ``target`` name, those of one tactic together."""
+        return list(dict.fromkeys(f for _, cls in self if cls.target == target for f in cls.fused_forms))
+
+    def _with_form(self, signature: OpSignature) -> set[tuple[str, str]]:
+        if not signature.parts:
+            return set()
+        return {key for key, (_, cls) in self._classes.items() if accepts_form(cls.fused_forms, signature)}
 
     def parse(self, id: str) -> Candidate:
         """Return the candidate that ``id`` names.
@@ -137,6 +147,9 @@ def _check_class(plugin: PluginRef, tactic: type[Tactic]) -> None:
     for attribute in ("op", "target"):
         if not getattr(tactic, attribute, None):
             raise PluginError(f"{where} has no class attribute '{attribute}'")
+    forms = tactic.fused_forms
+    if not isinstance(forms, tuple) or not all(isinstance(form, FusedForm) for form in forms):
+        raise PluginError(f"{where}: fused_forms is {forms!r}; write a tuple of FusedForm objects")
     hints = get_type_hints(tactic)
     for field in dataclasses.fields(cast(Any, tactic)):
         if hints[field.name] not in (int, bool, str):

@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from tactician.signature import OpSignature, TensorType
-from tactician.tactics.operand_rules import RANDOM_OPS, SHAPE_LIKE, rule_for
+from tactician.tactics.operand_rules import RANDOM_OPS, SHAPE_LIKE, first_reader, rule_for
 from tactician.tactics.operand_values import integer_range, is_float
 from tactician.tactics.reduction import reduction_length
 
@@ -100,6 +100,8 @@ def representative(signature: OpSignature, reference: Reference | None = None) -
 
 
 def _refuse(signature: OpSignature) -> None:
+    for part in signature.parts:
+        _refuse(part.signature)
     if signature.op_type in RANDOM_OPS:
         raise CannotSample("its results are random, so there is no reference to hold them against")
     if signature.op_type == "Dropout" and any(np.any(v) for v in [signature.known(2)] if v is not None):
@@ -117,8 +119,9 @@ def _sample(signature: OpSignature, index: int, rng: np.random.Generator) -> Arr
     known = signature.known(index)
     if known is not None:
         return np.array(known)
-    standard = signature.domain == "ai.onnx" and signature.body is None
-    if standard and index in SHAPE_LIKE.get(signature.op_type, ()):
+    reader, place = first_reader(signature, index)
+    standard = reader.domain == "ai.onnx" and reader.body is None
+    if standard and place in SHAPE_LIKE.get(reader.op_type, ()):
         raise CannotSample(f"input {index} says what to compute, and its value is not known")
     rule = rule_for(signature, index)
     if rule is None:

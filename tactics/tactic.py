@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 from tactician.signature import OpSignature
+from tactician.tactics.fused_form import FusedForm
 
 if TYPE_CHECKING:
     from tactician.plugins.target import Device
@@ -50,6 +51,8 @@ class Tactic(ABC):
     """Raised whenever the kernel changes; part of the timing cache's key."""
     library: ClassVar[str] = ""
     """The library behind the kernel (``"cublaslt"``), for ``--sources``; empty for the plugin's own."""
+    fused_forms: ClassVar[tuple[FusedForm, ...]] = ()
+    """What it can run in one go with operators around ``op``: then it is asked about such calls too."""
 
     @classmethod
     def name(cls) -> str:

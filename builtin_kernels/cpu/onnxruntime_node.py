@@ -21,6 +21,7 @@ from tactician.builtin_kernels.cpu.onnxruntime_session import (
 from tactician.plugins.reference import formal_name
 from tactician.plugins.target import Artifacts, Device
 from tactician.signature import OpSignature, TensorType
+from tactician.tactics.fused_form import FusedForm
 from tactician.tactics.tactic import ANY_OP, Launch, Tactic
 
 Array = np.ndarray[Any, Any]
@@ -53,6 +54,15 @@ _PACKED_OPS = frozenset(
     ]
 )
 """Operators whose kernels lay constant weights out anew when they have them beforehand."""
+_FORM = FusedForm(
+    tuple(f"ai.onnx::{name}" for name in ("Conv", "ConvTranspose", "Gemm", "MatMul")),
+    epilogue=tuple(
+        f"ai.onnx::{name}"
+        for name in ("Add", "Mul", "Relu", "Clip", "LeakyRelu", "HardSigmoid", "Sigmoid", "Tanh")
+    ),
+    longest=4,
+)
+"""What ONNX Runtime's own optimizer makes one kernel of, or at least one session."""
 
 _refusals: dict[str, str | None] = {}
 """What came of trying, by content key of the model and number of threads."""
@@ -82,6 +92,7 @@ class OnnxRuntime(Tactic):
     op: ClassVar[str | tuple[str, ...]] = ANY_OP
     target: ClassVar[str] = "cpu"
     library: ClassVar[str] = "onnxruntime"
+    fused_forms: ClassVar[tuple[FusedForm, ...]] = (_FORM,)
     packed: bool = False
 
     @classmethod

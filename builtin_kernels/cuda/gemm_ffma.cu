@@ -69,7 +69,7 @@ template <u32 BLOCK, u32 THREAD, u32 GROUP> __device__ __forceinline__ u32 place
     return i / GROUP * (BLOCK / (THREAD / GROUP)) + thread * GROUP + i % GROUP;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
+extern "C" __global__ void __launch_bounds__(THREADS)
 gemm_ffma(const T* __restrict__ a, const T* __restrict__ b, const T* __restrict__ bias, T* __restrict__ d) {
     typedef Tile<BLOCK_M, M, VECTOR_A, !TRANS_A> TileA;
     typedef Tile<BLOCK_N, N, VECTOR_B, TRANS_B> TileB;

@@ -13,8 +13,10 @@ from tactician.builtin_kernels.cuda.pointwise_program import PointwiseProgram, o
 from tactician.builtin_kernels.cuda.pointwise_source import PointwiseKernel
 from tactician.plugins.target import Artifacts
 from tactician.signature import OpSignature, numpy_dtype
+from tactician.tactics.fused_form import FusedForm
 from tactician.tactics.tactic import ANY_OP, Launch, Tactic
 
+POINTWISE = tuple(f"ai.onnx::{name}" for name in RULES)
 ACCESS_BYTES = 16
 """The widest access of one thread."""
 
@@ -23,7 +25,7 @@ ACCESS_BYTES = 16
 class Pointwise(Tactic):
     """One elementwise operator over inputs that broadcast."""
 
-    op: ClassVar[tuple[str, ...]] = tuple(f"ai.onnx::{name}" for name in RULES)
+    op: ClassVar[tuple[str, ...]] = POINTWISE
     target: ClassVar[str] = "cuda"
 
     vector: int = 4
@@ -66,6 +68,7 @@ class PointwiseChain(Tactic):
 
     op: ClassVar[str] = ANY_OP
     target: ClassVar[str] = "cuda"
+    fused_forms: ClassVar[tuple[FusedForm, ...]] = (FusedForm(POINTWISE, epilogue=POINTWISE, longest=8),)
 
     vector: int = 4
     """Consecutive elements of a thread."""

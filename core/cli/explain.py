@@ -15,8 +15,8 @@ from tactician.cli.command import Output, command
 def explain_command(out: Output, engine: Path, node: str | None, verbose: bool) -> None:
     """Show why each tactic was chosen.
 
-    For each node: every candidate with its time, interval, error and workspace, and what became of it; and
-    who chose.
+    For each node: every candidate with its time, interval, error and workspace, and what became of it; who
+    chose; and what it was fused with, or could have been. NODE-GLOB also finds operators within a fused node.
     """
     from tactician.engine import Engine
     from tactician.errors import SelectionError
@@ -24,9 +24,10 @@ def explain_command(out: Output, engine: Path, node: str | None, verbose: bool) 
     from tactician.report.explain import explain, matching, to_plain
 
     loaded = Engine.load(engine, verify_weights=False)
-    decisions = matching(loaded.report.decisions, node)
+    fusions = loaded.report.fusions
+    decisions = matching(loaded.report.decisions, node, fusions)
     if node is not None and not decisions:
-        names = [n for d in loaded.report.decisions for n in d.nodes]
+        names = [n for d in loaded.report.decisions for n in d.nodes] + [n for f in fusions for n in f.nodes]
         raise SelectionError(f"no node of '{engine}' matches '{node}'{near_matches(node, names)}")
-    out.result([to_plain(d) for d in decisions])
-    out.text("\n\n".join(explain(d, loaded.plan.target, verbose=verbose) for d in decisions))
+    out.result([to_plain(d, fusions) for d in decisions])
+    out.text("\n\n".join(explain(d, loaded.plan.target, fusions=fusions, verbose=verbose) for d in decisions))

@@ -17,7 +17,7 @@ from tactician.passes.lift_constants import LiftConstants
 from tactician.passes.merge_common import MergeCommon
 from tactician.passes.remove_dead import RemoveDead
 from tactician.passes.remove_no_ops import RemoveNoOps
-from tactician.stages import StageReport
+from tactician.stages import FUSE, StageReport
 
 __all__ = ["Pass", "StageReport", "pass_name", "pipeline", "run", "save_stage"]
 
@@ -50,12 +50,13 @@ def pipeline(
         *extra,
     ]
     names = [pass_name(step) for step in steps]
+    known = [*names, FUSE]
     for name in config.without:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
             raise ConfigError(
-                f"--without {name}: there is no such pass{hint}; the passes are {', '.join(names)}"
+                f"--without {name}: there is no such pass{hint}; the passes are {', '.join(known)}"
             )
     return [step for step, name in zip(steps, names, strict=True) if name not in config.without]
 

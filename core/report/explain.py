@@ -11,24 +11,39 @@ from typing import Any
 
 import msgspec
 from tactician.report.format import duration, plural, size, table
-from tactician.tactics.record import CandidateRecord, Decision, Outcome
+from tactician.tactics.record import CandidateRecord, Decision, Fusion, Outcome
 
 _HEADER = ("", "tactic", "plugin", "time", "95 %", "× best", "error", "workspace", "outcome")
 _GROUPED = (Outcome.DECLINED, Outcome.PRUNED, Outcome.FILTERED)
 
 
-def matching(decisions: Iterable[Decision], node_glob: str | None) -> list[Decision]:
-    """Return the decisions on nodes whose name matches ``node_glob``; all for None."""
-    return [d for d in decisions if node_glob is None or any(fnmatchcase(n, node_glob) for n in d.nodes)]
+def matching(
+    decisions: Iterable[Decision], node_glob: str | None, fusions: Iterable[Fusion] = ()
+) -> list[Decision]:
+    """Return the decisions on nodes of which the name, or that of an operator fused into them, matches; all for None."""
+    inside = {f.name: f.nodes for f in fusions if f.kept}
+    return [
+        d
+        for d in decisions
+        if node_glob is None
+        or any(fnmatchcase(name, node_glob) for n in d.nodes for name in (n, *inside.get(n, ())))
+    ]
 
 
-def explain(decision: Decision, target: str, *, verbose: bool = False) -> str:
+def involving(fusions: Iterable[Fusion], decision: Decision) -> list[Fusion]:
+    """Return the fusions that made a node of ``decision``, or could have taken one in."""
+    return [f for f in fusions if not {f.name, *f.nodes}.isdisjoint(decision.nodes)]
+
+
+def explain(decision: Decision, target: str, *, fusions: Iterable[Fusion] = (), verbose: bool = False) -> str:
     """Return the whole story of one decision.
 
     Parameters
     ----------
     target
         The engine's target: a node that runs elsewhere is marked.
+    fusions
+        What could have been one node; those that concern the decision are told.
     verbose
         Whether declined candidates are listed one by one instead of counted by reason.
     """
@@ -46,6 +61,7 @@ def explain(decision: Decision, target: str, *, verbose: bool = False) -> str:
     lines.append(table(_HEADER, rows, right=(3, 4, 5, 6, 7), indent=2))
     for outcome in _GROUPED:
         lines += _grouped([c for c in decision.candidates if c.outcome is outcome], outcome, verbose)
+    lines += list(dict.fromkeys(_fusion(f) for f in involving(fusions, decision)))
     lines.append(f"  pin it: tactician build … --tactic {shlex.quote(pin_rule(decision))}")
     return "\n".join(lines)
 
@@ -55,13 +71,14 @@ def pin_rule(decision: Decision) -> str:
     return f"{glob.escape(decision.nodes[0])}={glob.escape(decision.chosen)}"
 
 
-def to_plain(decision: Decision) -> dict[str, Any]:
-    """Return a decision as JSON-ready values, with ``vs_best`` added to each timed candidate."""
+def to_plain(decision: Decision, fusions: Iterable[Fusion] = ()) -> dict[str, Any]:
+    """Return a decision as JSON-ready values: ``vs_best`` is added to timed candidates, and ``fusions`` as in ``explain``."""
     plain: dict[str, Any] = msgspec.to_builtins(decision)
     best = best_time(decision.candidates)
     for candidate, record in zip(plain["candidates"], decision.candidates, strict=True):
         candidate["vs_best"] = record.timing.median / best if record.timing and best else None
-    return plain | {"pin": pin_rule(decision)}
+    concern = [msgspec.to_builtins(f) for f in involving(fusions, decision)]
+    return plain | {"pin": pin_rule(decision), "fusions": concern}
 
 
 def best_time(candidates: Iterable[CandidateRecord]) -> float | None:
@@ -75,6 +92,14 @@ def best_time(candidates: Iterable[CandidateRecord]) -> float | None:
 def _nodes(nodes: Sequence[str]) -> str:
     shown = ", ".join(nodes[:3])
     return shown if len(nodes) <= 3 else f"{shown} and {len(nodes) - 3} more"
+
+
+def _fusion(fusion: Fusion) -> str:
+    operators = " + ".join(fusion.nodes)
+    times = ""
+    if fusion.seconds is not None and fusion.seconds_apart is not None:
+        times = f", {duration(fusion.seconds)} against {duration(fusion.seconds_apart)} one by one"
+    return f"  {'fused' if fusion.kept else 'not fused'}: {operators}{times}: {fusion.reason}"
 
 
 def _regret(decision: Decision) -> str:

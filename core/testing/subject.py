@@ -14,11 +14,12 @@ from tactician.plugins.target import Device
 from tactician.project import near_matches
 from tactician.signature import OpSignature
 from tactician.tactics.registry import Candidate, Registry
-from tactician.tactics.tactic import ANY_OP, Tactic
+from tactician.tactics.tactic import Tactic
 from tactician.testing.calls import standard_signatures
+from tactician.testing.fused_calls import neighbour_signatures
 
 MOST_CALLS = 12
-"""Calls that one tactic is tried on, beyond those that were given."""
+"""Calls of single operators, and as many of fused nodes, that one tactic is tried on, beyond those that were given."""
 
 
 @dataclass
@@ -88,19 +89,22 @@ class Subject:
 
     @cached_property
     def calls(self) -> list[OpSignature]:
-        """Calls of every operator that its tactics are for."""
-        ops = {
-            op for t in self.tactics for op in ((t.op,) if isinstance(t.op, str) else t.op) if op != ANY_OP
-        }
-        return [*self.signatures, *(s for op in sorted(ops) for s in standard_signatures(op))]
+        """Calls of every operator that its tactics are for, and of fused nodes of the forms that they have."""
+        forms = dict.fromkeys(form for t in self.tactics for form in t.fused_forms)
+        ops = {op for t in self.tactics for op in ((t.op,) if isinstance(t.op, str) else t.op)}
+        own = [*self.signatures, *(s for op in sorted(ops) for s in standard_signatures(op))]
+        anchors = sorted({op for form in forms for op in form.anchors} - ops)
+        others = [s for op in anchors for s in standard_signatures(op)]
+        return [*own, *(s for form in forms for s in neighbour_signatures(form, [*own, *others]))]
 
     def accepted(self) -> Iterator[tuple[OpSignature, Candidate]]:
         """Yield calls with the plugin's candidates that accept them: all that were given, and some of the others."""
-        tried: Counter[Tactic] = Counter()
+        tried: Counter[tuple[Tactic, bool]] = Counter()
         for number, signature in enumerate(self.calls):
             for candidate in self.registry.candidates(signature, self.device)[0]:
-                if number < len(self.signatures) or tried[candidate.tactic] < MOST_CALLS:
-                    tried[candidate.tactic] += 1
+                kind = candidate.tactic, bool(signature.parts)
+                if number < len(self.signatures) or tried[kind] < MOST_CALLS:
+                    tried[kind] += 1
                     yield signature, candidate
 
 

@@ -3,7 +3,9 @@
     y[r, c] = x[r, c] / sqrt(epsilon + sum over k of x[r, k]² / columns) * scale[c]
 
 Exporters write it as six or seven operators, each of which reads and writes whole tensors. A rewrite rule finds these in
-the network and puts ``rms_norm::RmsNorm`` in their place; then tactics compete for it as for any operator.
+the network and puts ``rms_norm::RmsNorm`` in their place; then tactics compete for it as for any operator. Products and
+sums that follow it (a gate, the modulation of a diffusion transformer, a residual) two of the tactics take in as well, so
+that the operator is no fence for fusion.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from tactician import (
     Device,
+    FusedForm,
     KernelSource,
     Launch,
     Op,
@@ -99,23 +102,61 @@ def replacement(op: Any, match: Any) -> Any:
 FUSE = RewriteRule("fuse_rms_norm", pattern, replacement, decline)
 
 
+WITH_STEPS = FusedForm(RMS_NORM.name, epilogue=("ai.onnx::Mul", "ai.onnx::Add"), longest=4)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What becomes of the norm next: ``multiply`` says whether it is multiplied with, or added to, an input.
+
+    That input is a tensor like x or, if ``is_row``, one row, which is for all of them.
+    """
+
+    multiply: bool
+    input: int
+    is_row: bool
+
+
+def steps_of(signature: OpSignature) -> list[Step] | str:
+    """Return what follows the norm in a fused node, or why no tactic here can do it; nothing follows a norm alone."""
+    if signature.parts and signature.parts[0].inputs != (0, 1):
+        return "x and scale are one tensor"
+    steps = []
+    for part in signature.parts[1:]:
+        operands = [place for place in part.inputs if place is not None and place >= 0]
+        if len(operands) != 1:
+            return f"{part.signature} does not take the norm and one tensor"
+        operand, x = signature.inputs[operands[0]], signature.inputs[0]
+        is_row = operand.dims[-1:] == x.dims[-1:] and operand.size == x.dims[-1]
+        if operand.dims != x.dims and not is_row:
+            return f"{operand} is neither like {x} nor one row of it"
+        steps.append(Step(part.signature.op_type == "Mul", operands[0], is_row))
+    return steps
+
+
 @dataclass(frozen=True)
 class WholeTensor(Tactic):
     """One NumPy call for each step, over all rows at once: the fewest calls."""
 
     op: ClassVar[str] = RMS_NORM.name
     target: ClassVar[str] = "cpu"
+    fused_forms: ClassVar[tuple[FusedForm, ...]] = (WITH_STEPS,)
 
     def decline(self, signature: OpSignature, device: Device) -> str | None:
-        return decline_call(signature)
+        return decline_call(signature.anchor) or decline_steps(signature)
 
     def prepare(self, signature: OpSignature, device: Device) -> Launch:
-        epsilon = np.float32(epsilon_of(signature))
+        epsilon = np.float32(epsilon_of(signature.anchor))
+        steps = [(np.multiply if step.multiply else np.add, step.input) for step in steps_of(signature)]
 
         def launch(inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any) -> None:
-            x, scale = (a.astype(np.float32, copy=False) for a in inputs)
+            x, scale = (a.astype(np.float32, copy=False) for a in inputs[:2])
             mean = np.mean(np.square(x), axis=-1, keepdims=True)
-            np.multiply(x / np.sqrt(mean + epsilon), scale, out=outputs[0], casting="same_kind")
+            normal = x / np.sqrt(mean + epsilon)
+            np.multiply(normal, scale, out=normal)
+            for combine, operand in steps:
+                combine(normal, inputs[operand], out=normal)
+            np.copyto(outputs[0], normal, casting="same_kind")
 
         return launch
 
@@ -193,6 +234,7 @@ class BlockPerRow(Tactic):
 
     op: ClassVar[str] = RMS_NORM.name
     target: ClassVar[str] = "cuda"
+    fused_forms: ClassVar[tuple[FusedForm, ...]] = (WITH_STEPS,)
 
     threads: int = 256
     vector: int = 4
@@ -203,7 +245,7 @@ class BlockPerRow(Tactic):
         return (cls(threads, vector) for vector in (widest, widest // 4, 1) for threads in (256, 128, 1024))
 
     def decline(self, signature: OpSignature, device: Device) -> str | None:
-        reason = decline_call(signature)
+        reason = decline_call(signature.anchor) or decline_steps(signature)
         if reason is None:
             rows, columns = rows_and_columns(signature)
             if columns % self.vector:
@@ -219,13 +261,19 @@ class BlockPerRow(Tactic):
             "VECTOR": self.vector,
             "HALF": int(signature.inputs[0].dtype == "float16"),
         }
+        steps = steps_of(signature)
+        for number, step in enumerate(steps):
+            # the steps that there are become part of the source; an operand that is one row starts anew in each
+            defines[f"STEP_{number}"] = "value * operand" if step.multiply else "value + operand"
+            defines[f"ROW_{number}"] = 0 if step.is_row else "blockIdx.x"
         # compile() is the cuda device's own method: this tactic's target is "cuda", so it is there
         kernel = device.compile(KernelSource(BLOCK_PER_ROW, "rms_norm", tuple(defines.items())))
-        epsilon = np.float32(epsilon_of(signature))
+        epsilon, unused = np.float32(epsilon_of(signature.anchor)), 3 - len(steps)
 
         def launch(inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any) -> None:
+            operands = [inputs[step.input] for step in steps] + [inputs[1]] * unused
             kernel.launch(
-                stream, rows, self.threads, inputs[0], inputs[1], outputs[0], np.int64(columns), epsilon
+                stream, rows, self.threads, *inputs[:2], outputs[0], np.int64(columns), epsilon, *operands
             )
 
         return launch
@@ -249,13 +297,21 @@ def decline_call(signature: OpSignature) -> str | None:
     return None if x.size else "nothing to normalise"
 
 
+def decline_steps(signature: OpSignature) -> str | None:
+    """Return why none of these tactics does what follows the norm, or None."""
+    steps = steps_of(signature)
+    return steps if isinstance(steps, str) else None
+
+
 BLOCK_PER_ROW = r"""
-// y[r, c] = x[r, c] * f[r] * scale[c],   f[r] = 1 / sqrt(epsilon + sum over c of x[r, c]^2 / columns)
+// y[r, c] = steps(x[r, c] * f[r] * scale[c]),   f[r] = 1 / sqrt(epsilon + sum over c of x[r, c]^2 / columns)
 //
+//   steps: up to three products with, or sums of, T[rows, columns] or one row T[columns]; none without STEP_0
 //   x, y : T[rows, columns], row-major; scale : T[columns]; T is float, or half precision if HALF; 16-byte aligned
 //   moves (2 * rows + 1) * columns * sizeof(T) bytes, and reads a row again from the cache
 //   block r has row r; its THREADS threads take vectors of VECTOR elements in turn        arithmetic is in float
-//   set by the tactic: THREADS (a multiple of 32), VECTOR (divides columns), HALF
+//   set by the tactic: THREADS (a multiple of 32), VECTOR (divides columns), HALF, and for step s STEP_s, an expression
+//   of value and operand, and ROW_s, the row of its operand
 
 #if HALF
 typedef unsigned short T;  // the bits of a half: no header is needed
@@ -279,6 +335,15 @@ struct __align__(sizeof(T) * VECTOR) Vector {
     T at[VECTOR];
 };
 
+#define APPLY(s)                                                                       \
+    {                                                                                  \
+        const Vector step = ((const Vector*)(operands_##s + ROW_##s * columns))[v];    \
+        for (int i = 0; i < VECTOR; ++i) {                                             \
+            const float value = values[i], operand = widen(step.at[i]);                \
+            values[i] = STEP_##s;                                                      \
+        }                                                                              \
+    }
+
 __device__ __forceinline__ float warp_sum(float sum) {
     #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
@@ -286,7 +351,10 @@ __device__ __forceinline__ float warp_sum(float sum) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-rms_norm(const T* __restrict__ x, const T* __restrict__ scale, T* __restrict__ y, long long columns, float epsilon) {
+rms_norm(
+    const T* __restrict__ x, const T* __restrict__ scale, T* __restrict__ y, long long columns, float epsilon,
+    const T* __restrict__ operands_0, const T* __restrict__ operands_1, const T* __restrict__ operands_2
+) {
     __shared__ float warp_sums[THREADS / 32];
     const long long vectors = columns / VECTOR;
     const Vector* row = (const Vector*)(x + blockIdx.x * columns);
@@ -311,9 +379,21 @@ rms_norm(const T* __restrict__ x, const T* __restrict__ scale, T* __restrict__ y
     // 3. the row again, from the cache
     for (long long v = threadIdx.x; v < vectors; v += THREADS) {
         const Vector part = row[v], factors = scales[v];
+        float values[VECTOR];
+        #pragma unroll
+        for (int i = 0; i < VECTOR; ++i) values[i] = widen(part.at[i]) * factor * widen(factors.at[i]);
+#ifdef STEP_0
+        APPLY(0)
+#endif
+#ifdef STEP_1
+        APPLY(1)
+#endif
+#ifdef STEP_2
+        APPLY(2)
+#endif
         Vector out;
         #pragma unroll
-        for (int i = 0; i < VECTOR; ++i) out.at[i] = narrow(widen(part.at[i]) * factor * widen(factors.at[i]));
+        for (int i = 0; i < VECTOR; ++i) out.at[i] = narrow(values[i]);
         result[v] = out;
     }
 }

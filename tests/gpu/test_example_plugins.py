@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 import tactician
 from packages import ROOT
@@ -16,6 +17,7 @@ from signatures import make_signature
 from tactician.config import BuilderConfig
 from tactician.plugins.manager import load_plugins
 from tactician.tactics.registry import PluginRef, Registry
+from tactician.testing import fused_signatures
 
 pytestmark = pytest.mark.gpu
 
@@ -149,3 +151,32 @@ def test_rms_norm(check_with, shape, dtype):
     rng = np.random.default_rng(4)
     inputs = [rng.standard_normal(s).astype(dtype) for s in (shape, shape[-1:])]
     check_with(registry)(make_signature("rms_norm::RmsNorm", inputs, {"epsilon": 1e-5}), inputs)
+
+
+FOLLOWERS = [
+    "y = Add (n, full)",
+    "m = Mul (row, n) y = Add (m, full)",
+    "a = Mul (n, full) b = Add (row, a) y = Mul (b, x)",
+]
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+@pytest.mark.parametrize("steps", FOLLOWERS)
+@pytest.mark.parametrize("shape", [(3, 17), (128, 768), (2, 4096)], ids=str)
+def test_rms_norm_with_what_follows(check_with, shape, steps, dtype):
+    plugins = load_plugins(BuilderConfig(plugins=("builtin", str(RMS_NORM / "tactician_rms_norm.py"))))
+    registry = Registry()
+    for ref, tactic in plugins.registry:
+        if ref.name == "tactician_rms_norm" and tactic.target == "cuda":
+            registry.add(ref, tactic)
+    (form,) = registry.forms("cuda")
+    rows, columns = shape
+    full = f"{dtype}[{rows}, {columns}]"
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 9, opset_import: ["" : 18, "rms_norm" : 1]>
+        g ({full} x, {dtype}[{columns}] scale, {full} full, {dtype}[1, {columns}] row) => ({full} y)
+        {{ n = rms_norm.RmsNorm (x, scale) {steps} }}""")
+    *_, signature = fused_signatures(model, form)
+    rng = np.random.default_rng(5)
+    inputs = [rng.standard_normal(t.dims).astype(t.numpy_dtype) for t in signature.inputs]
+    assert check_with(registry)(signature, inputs)

@@ -71,6 +71,7 @@ def test_the_build_goes_on(device: Any, tmp_path: Path, body: str, words: str) -
         plugins=("builtin", str(path)),
         timing_cache=tmp_path / "timing.sqlite",
         candidate_timeout=3.0,
+        without=("fuse",),
     )
     engine = tactician.build(model, config)
     (decision,) = [d for d in engine.report.decisions if "middle" in d.nodes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -243,3 +244,27 @@ def run_python(script: str, *arguments: str, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def test_elementwise_operators_are_fused_and_right(device: Any, config: tactician.BuilderConfig) -> None:
+    """Sigmoid(x) * x + 1 and the like: one launch, that computes what its operators would one by one."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 20]> g (float[64, 1023] x, float[1, 1023] b) => (float[64, 1023] y)
+        { [tanh] t = Tanh (x) [add] a = Add (t, b) [relu] r = Relu (a) [mul] m = Mul (r, x) [neg] y = Neg (m) }"""
+    )
+    engine = tactician.build(model, config)
+    apart = tactician.build(model, dataclasses.replace(config, without=("fuse",)))
+    assert [step.node for step in engine.plan.steps] == ["tanh+neg"]
+    assert len(apart.plan.steps) == 5
+    (fusion,) = (f for f in engine.report.fusions if f.kept)
+    assert fusion.tie or fusion.seconds < fusion.seconds_apart
+    session = tactician.Session(engine)
+    feeds = feeds_for(session)
+    wanted = by_onnxruntime(model, feeds)
+    for built in (engine, apart):
+        assert relative(tactician.Session(built).run(feeds)["y"], wanted) < TOLERANCE["float32"]
+
+
+def test_a_network_is_fused_and_right(engine: tactician.Engine) -> None:
+    assert any(step.op.startswith("tactician.fused::Add_Relu") for step in engine.plan.steps)
+    assert all(f.tie or f.seconds < f.seconds_apart for f in engine.report.fusions if f.kept)

@@ -53,7 +53,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_build_says_what_it_did(run: Run, built: Path, tmp_path: Path) -> None:
     engine = tmp_path / "other.tactician"
-    code, out, err = run("build", built / "m.onnx", "-o", engine, "--target", "cpu", "--shapes", "x:2x3")
+    code, out, err = run(
+        "build", built / "m.onnx", "-o", engine, "--target", "cpu", "--shapes", "x:2x3", "--without", "fuse"
+    )
     assert code == 0
     assert engine.is_file()
     assert (tmp_path / "other.lock.json").is_file()
@@ -71,7 +73,7 @@ def test_build_says_what_it_did(run: Run, built: Path, tmp_path: Path) -> None:
 
 def test_build_as_json(run: Run, built: Path, tmp_path: Path) -> None:
     engine = tmp_path / "other.tactician"
-    arguments = ("--target", "cpu", "--shapes", "x:2x3", "--json", "--no-timing-cache")
+    arguments = ("--target", "cpu", "--shapes", "x:2x3", "--json", "--no-timing-cache", "--without", "fuse")
     code, out, _ = run("build", built / "m.onnx", "-o", engine, *arguments)
     plain = json.loads(out)
     assert (code, plain["engine"], plain["nodes"], plain["target"]) == (0, str(engine), 2, "cpu")
@@ -195,8 +197,11 @@ def test_profile(run: Run, built: Path, tmp_path: Path) -> None:
 def test_explain_of_a_real_build(run: Run, built: Path) -> None:
     code, out, _ = run("explain", built / "m.tactician")
     assert code == 0
-    assert out.count("chosen by ") == 2
-    assert out.count("pin it:") == 2
+    from tactician import Engine
+
+    decisions = len(Engine.load(built / "m.tactician").report.decisions)  # one, if the two nodes were fused
+    assert out.count("chosen by ") == out.count("pin it:") == decisions
+    assert "fused: product + activation, " in out
 
 
 @pytest.mark.parametrize("command", ["run", "bench", "inspect", "explain"])

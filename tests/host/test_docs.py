@@ -287,6 +287,24 @@ def test_the_documented_custom_operator_runs(files):
     assert np.allclose(session.run({"x": x})["y"], np.maximum(x, 0) ** 2)
 
 
+def test_the_documented_fused_form_takes_its_neighbours(files):
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["" : 20, "squared_relu" : 1]>
+        g (float[3, 5] x, float[3, 5] r) => (float[3, 5] y)
+        { [square] s = squared_relu.SquaredRelu (x) [scale] m = Mul (s, r) [residual] y = Add (r, m) }""")
+    config = BuilderConfig(
+        target="cpu",
+        plugins=("squared_relu.py", "squared_relu_fused.py"),
+        tactic_rules=(("square+residual", "squared_relu_fused.*"),),
+    )
+    engine = tactician.build(model, config)
+    assert [step.tactic for step in engine.plan.steps] == ["squared_relu_fused.with_steps()"]
+    rng = np.random.default_rng(0)
+    x, r = rng.standard_normal((2, 3, 5)).astype(np.float32)
+    (y,) = tactician.Session(engine, plugins=load_plugins(config)).run({"x": x, "r": r}).values()
+    assert np.allclose(y, np.maximum(x, 0) ** 2 * r + r)
+
+
 def test_the_documented_rewrite_rule_matches(files):
     from tactician.testing import check_rewrite
 

@@ -96,3 +96,33 @@ def test_the_cuda_kernel_computes_the_norm(shape: tuple[int, ...], dtype: str) -
             assert y is not None
             error = np.linalg.norm(y.astype(np.float64) - wanted) / np.linalg.norm(wanted)
             assert error < BOUNDS[dtype], f"{candidate.id}: {error:.1e}"
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+@pytest.mark.parametrize(
+    "steps", ["y = Add (n, full)", "a = Mul (row, n) y = Add (a, full)", "a = Mul (n, x) b = Add (a, row) y = Mul (b, full)"]
+)  # fmt: skip
+def test_the_cuda_kernel_computes_what_follows(steps: str, dtype: str) -> None:
+    pytest.importorskip("cuda.bindings.nvrtc", reason="the compiler's package is not installed")
+    import onnx
+    from ptx_device import PtxDevice, run_tactic
+    from tactician.plugins.reference import reference_for
+    from tactician.testing import fused_signatures
+
+    device = PtxDevice()
+    (form,) = load_plugins(BuilderConfig(plugins=("builtin", str(PLUGIN)))).registry.forms("cpu")[-1:]
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 9, opset_import: ["" : 18, "rms_norm" : 1]>
+        g ({dtype}[3, 40] x, {dtype}[40] scale, {dtype}[3, 40] full, {dtype}[1, 40] row) => ({dtype}[3, 40] y)
+        {{ n = rms_norm.RmsNorm (x, scale) {steps} }}""")
+    *_, signature = fused_signatures(model, form)
+    rng = np.random.default_rng(1)
+    inputs = [rng.standard_normal(t.dims).astype(t.numpy_dtype) for t in signature.inputs if t is not None]
+    (wanted,) = reference_for(signature)([x.astype(np.float64) for x in inputs])
+    candidates = accepted(signature, device)
+    assert candidates
+    for candidate in candidates:
+        (y,) = run_tactic(device, candidate.tactic, signature, inputs)
+        assert y is not None
+        error = np.linalg.norm(y.astype(np.float64) - wanted) / np.linalg.norm(wanted)
+        assert error < BOUNDS["float32" if dtype == "float" else dtype], f"{candidate.id}: {error:.1e}"

@@ -380,9 +380,23 @@ def test_a_file_is_a_plugin(tmp_path: Path, install: Install) -> None:
     with pytest.raises(UnknownPluginError, match="does not exist"):
         load_plugins(only("./other.py"))
     file.write_text("1/0")
-    del sys.modules["tactician_plugin_mine"]
     with pytest.raises(PluginError, match="ZeroDivisionError"):
         load_plugins(only(str(file)))
+
+
+def test_an_edited_file_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "edited.py"
+    seen = []
+    for number in (1, 2, 1, 1):  # of equal length, and within one second
+        file.write_text(
+            f"import tactician\nNUMBER = {number}\n@tactician.hookimpl\ndef ops():\n    return []\n"
+        )
+        plugins = load_plugins(BuilderConfig(plugins=(str(file),)))
+        assert plugins.states["edited"].state == "ready"
+        module = sys.modules["tactician_plugin_edited"]
+        seen.append((module.NUMBER, module))
+    assert [number for number, _ in seen] == [1, 2, 1, 1]
+    assert seen[2][1] is seen[3][1] is not seen[0][1]
 
 
 def test_the_digest_is_of_the_files(install: Install, tmp_path: Path) -> None:

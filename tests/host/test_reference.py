@@ -109,6 +109,37 @@ def test_fast_pooling_is_that_of_another_runtime(
     assert relative_error(actual, session.run(None, {"call/input_0": x})[0]) < 1e-6
 
 
+@given(geometries(), st.lists(st.integers(1, 6), min_size=3, max_size=3), st.booleans(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_places_of_maxima_are_those_of_another_runtime(
+    attributes: dict[str, Any], sides: list[int], ceil_mode: bool, order: bool
+) -> None:
+    skips = any(s > k for s, k in zip(attributes["strides"], attributes["kernel_shape"], strict=True))
+    assume(not (skips and attributes.get("auto_pad", "").startswith("SAME")))
+    rank = len(attributes["kernel_shape"])
+    x = np.random.default_rng(rank).integers(-4, 4, (2, 3, *sides[:rank])).astype(np.float32)  # with ties
+    attributes = attributes | {"storage_order": int(order)}
+    if "auto_pad" not in attributes:
+        attributes["ceil_mode"] = int(ceil_mode)
+    try:
+        signature = make_signature("MaxPool", [x], attributes, version=22, outputs=2)
+    except ValueError:  # a kernel that is larger than what it is over
+        assume(False)
+    maxima, places = reference_for(signature)([x])
+    assume(maxima.size and np.isfinite(maxima).all())  # windows of padding alone have no maximum
+    session = onnxruntime.InferenceSession(one_node_model(signature), providers=["CPUExecutionProvider"])
+    wanted = session.run(None, {"call/input_0": x})
+    assert np.array_equal(maxima, wanted[0])
+    assert np.array_equal(places, wanted[1])
+
+
+def test_places_of_maxima_where_the_padding_is_wider_than_the_input() -> None:
+    x = np.array([[[[-7.0]]]], np.float32)
+    attributes = {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2]}
+    signature = make_signature("MaxPool", [x], attributes, version=22, outputs=2)
+    assert [y.reshape(-1).tolist() for y in reference_for(signature)([x])] == [[-7.0], [0]]
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_wider_inputs_are_computed_in_the_wider_type(dtype: str) -> None:
     inputs = [normal(2, 3, 8, 8).astype(dtype), normal(4, 3, 3, 3).astype(dtype)]

@@ -6,10 +6,10 @@ import llama_block as llama
 import numpy as np
 import pytest
 import tactician_rms_norm as rms
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, parser
 from tactician import BuilderConfig, Session, build
 from tactician.errors import PluginError
-from tactician.testing import check_rewrite, conformance_tests, make_signature
+from tactician.testing import check_rewrite, conformance_tests, fused_signatures, make_signature
 
 PLUGIN = str(Path(rms.__file__))
 SHAPES = [(1,), (7,), (1, 1), (3, 257), (2, 5, 24), (130, 33), (1, 4096), (4, 3, 2, 130)]
@@ -96,6 +96,61 @@ def test_every_call_has_a_block_small_enough():
     for rows in (1, 3, 4, 100):
         signature = typed((rows, 8), (8,))
         assert any(t.decline(signature, None) is None for t in rms.RowBlocks.candidates(signature, None))
+
+
+def followed(steps, rows=6, columns=40, dtype="float"):
+    """Return a model in which these nodes follow the norm ``n``; ``full`` is like x, ``row`` one row, ``column`` not."""
+    return parser.parse_model(f"""
+        <ir_version: 9, opset_import: ["" : 18, "rms_norm" : 1]>
+        g ({dtype}[{rows}, {columns}] x, {dtype}[{columns}] scale, {dtype}[{rows}, {columns}] full,
+           {dtype}[1, {columns}] row, {dtype}[{rows}, 1] column) => ({dtype}[{rows}, {columns}] y)
+        {{ [norm] n = rms_norm.RmsNorm (x, scale) {steps} }}""")
+
+
+MODULATE = "[gate] m = Mul (row, n) [shift] y = Add (m, full)"
+
+
+def feeds_of(model):
+    shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in model.graph.input}
+    return {name: random(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+
+
+def test_what_follows_the_norm_is_part_of_it(tmp_path):
+    model = followed(MODULATE, 512, 768)
+    config = BuilderConfig(
+        target="cpu",
+        plugins=("builtin", PLUGIN),
+        timing_cache=tmp_path / "t",
+        tactic_rules=(("norm+shift", "*whole_tensor*"),),
+    )
+    engine = build(model, config)
+    (step,) = engine.plan.steps
+    assert (step.node, step.tactic) == ("norm+shift", "tactician_rms_norm.whole_tensor()")
+    feeds = feeds_of(model)
+    (y,) = Session(engine, plugins=[PLUGIN]).run(feeds).values()
+    wanted = exact(feeds["x"], feeds["scale"], 1e-5) * feeds["row"].astype(np.float64) + feeds["full"]
+    assert error(y, wanted) < BOUNDS["float32"]
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+@pytest.mark.parametrize(
+    "steps", ["[a] y = Add (n, full)", MODULATE, "a = Mul (n, x) b = Mul (a, row) y = Add (b, row)"]
+)
+def test_both_tactics_take_it(steps, dtype):
+    *_, signature = fused_signatures(followed(steps, dtype=dtype), rms.WITH_STEPS)
+    assert not isinstance(rms.steps_of(signature), str)
+    for tactic in (rms.WholeTensor(), rms.BlockPerRow(128, 1)):
+        assert tactic.decline(signature, None) is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [("y = Mul (n, column)", "neither like"), ("y = Mul (n, n)", "does not take the norm and one tensor")],
+)
+def test_what_does_not_fit_is_declined(steps, reason):
+    (signature,) = fused_signatures(followed(steps), rms.WITH_STEPS)
+    assert reason in rms.WholeTensor().decline(signature, None)
+    assert reason in rms.BlockPerRow(128, 1).decline(signature, None)
 
 
 @pytest.mark.parametrize("opset", [13, 18])
@@ -190,8 +245,8 @@ def test_a_whole_model_computes_the_same_with_and_without(dtype):
         for engine, plugins in zip(engines, ([PLUGIN, "builtin"], ["builtin"]), strict=True)
     ]
     assert error(results[0], results[1]) < {"float32": 1e-5, "float16": 1e-2}[dtype]
-    stage = engines[0].report.stages[-1]
-    assert (stage.name, stage.matches) == ("fuse_rms_norm", 5)
+    (stage,) = (s for s in engines[0].report.stages if s.name == "fuse_rms_norm")
+    assert stage.matches == 5
     names = {step.node for step in engines[0].plan.steps if step.op == rms.RMS_NORM.name}
     assert names == {"norm_0_0", "norm_0_1", "norm_1_0", "norm_1_1", "norm_last"}
     assert not any(step.op.endswith("ReduceMean") for step in engines[0].plan.steps)

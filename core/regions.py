@@ -1,0 +1,283 @@
+"""Regions: subgraphs that a tactic says it can run as one node, and putting that node in their place.
+
+A fused node is a call of an ONNX function whose body is the subgraph that it stands for, so that the reference can run it
+and the network can still be written down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from tactician.function_body import canonical_body
+from tactician.network import captured_values, domain_of, signature_of, tensor_type
+from tactician.plugins.target import Device
+from tactician.signature import Constant, OpSignature, Part, Role, TensorType
+from tactician.tactics.fused_form import FusedForm, accepts_form
+from tactician.tactics.registry import Registry
+
+DOMAIN = "tactician.fused"
+"""The domain of the functions that fused nodes call."""
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Nodes that may become one: all but the last one's output are read within it alone.
+
+    Parameters
+    ----------
+    nodes, roles
+        In the graph's order, and what each is to the anchor.
+    function
+        What the node that takes their place calls.
+    signature
+        The call of that node.
+    """
+
+    nodes: tuple[ir.Node, ...]
+    roles: tuple[Role, ...]
+    function: ir.Function
+    signature: OpSignature
+
+    @property
+    def name(self) -> str:
+        """The name of the fused node: those of its first and last operator."""
+        return f"{self.nodes[0].name}+{self.nodes[-1].name}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its operators."""
+        return tuple(node.name or "" for node in self.nodes)
+
+
+def propose(network: ir.Model, registry: Registry, device: Device) -> list[Region]:
+    """Return the regions for which a tactic of ``device`` has a fused form and that it accepts. Nothing is changed."""
+    taken = {node.name for node in network.graph}
+    regions: dict[str, Region] = {}
+    asked: dict[str, bool] = {}
+    for form in registry.forms(device.target):
+        for region in find_regions(network, form):
+            key = region.signature.key
+            if key not in asked:
+                asked[key] = _is_accepted(region.signature, registry, device)
+            if asked[key] and region.name not in taken:
+                regions.setdefault(region.name, region)
+    return list(regions.values())
+
+
+def find_regions(network: ir.Model, form: FusedForm) -> Iterator[Region]:
+    """Yield the regions of ``form``. They overlap: one for each length of an epilogue, with and without the prologue."""
+    places = {node: number for number, node in enumerate(network.graph)}
+    for members in _members(network.graph, form, places):
+        yield _region(network, members)
+
+
+def apply(network: ir.Model, regions: Iterable[Region]) -> None:
+    """Put one node in the place of each region, in place. No two regions may overlap."""
+    for region in regions:
+        function, last = region.function, region.nodes[-1]
+        network.functions[function.identifier()] = function
+        call = ir.Node(
+            DOMAIN,
+            function.name,
+            _inputs(region.nodes),
+            num_outputs=1,
+            version=1,
+            name=region.name,
+        )
+        ir.convenience.replace_nodes_and_values(
+            network.graph, last, region.nodes, [call], [last.outputs[0]], [call.outputs[0]]
+        )
+        network.graph.opset_imports[DOMAIN] = 1
+
+
+def _inputs(nodes: Sequence[ir.Node]) -> list[ir.Value]:
+    """Return what these nodes read from outside, each value once."""
+    inside = {node.outputs[0] for node in nodes}
+    read = (v for node in nodes for v in node.inputs if v is not None)
+    return list(dict.fromkeys(v for v in read if v not in inside))
+
+
+def _members(
+    graph: ir.Graph, form: FusedForm, places: Mapping[ir.Node, int]
+) -> Iterator[list[tuple[ir.Node, Role]]]:
+    """Yield the nodes, with their roles, of every region of ``form``, in the graph's order."""
+    for anchor in graph:
+        if _name(anchor) not in form.anchors or not _is_plain(anchor) or _is_absorbed(anchor, form, graph):
+            continue
+        before = _prologue(anchor, form, graph)
+        after = _epilogue(anchor, form, graph)
+        for prologue in ([], before) if before else ([],):
+            for length in range(0 if prologue else 1, len(after) + 1):
+                if 1 + len(prologue) + length > form.longest:
+                    break
+                roles: dict[ir.Node, Role] = dict.fromkeys(prologue, "prologue")
+                roles[anchor] = "anchor"
+                roles |= dict.fromkeys(after[:length], "epilogue")
+                yield sorted(roles.items(), key=lambda member: places[member[0]])
+
+
+def _is_absorbed(anchor: ir.Node, form: FusedForm, graph: ir.Graph) -> bool:
+    """Return whether the region of another anchor of this form has this one in its epilogue, and then all it has."""
+    producers = (value.producer() for value in anchor.inputs if value is not None)
+    return _name(anchor) in form.epilogue and any(
+        p is not None
+        and _name(p) in form.anchors
+        and _is_plain(p)
+        and _only_reader(p, graph) is anchor
+        and _keeps_shape(p, anchor)
+        for p in producers
+    )
+
+
+def _epilogue(anchor: ir.Node, form: FusedForm, graph: ir.Graph) -> list[ir.Node]:
+    found: list[ir.Node] = []
+    last = anchor
+    while len(found) < form.longest - 1:
+        reader = _only_reader(last, graph)
+        if (
+            reader is None
+            or _name(reader) not in form.epilogue
+            or not _is_plain(reader)
+            or not _keeps_shape(last, reader)
+        ):
+            break
+        found.append(reader)
+        last = reader
+    return found
+
+
+def _prologue(anchor: ir.Node, form: FusedForm, graph: ir.Graph) -> list[ir.Node]:
+    found: list[ir.Node] = []
+    waiting = [anchor]
+    while waiting:
+        node = waiting.pop(0)
+        for value in node.inputs:
+            maker = None if value is None else value.producer()
+            fits = maker is not None and _name(maker) in form.prologue and _is_plain(maker)
+            if (
+                fits
+                and maker is not None
+                and _only_reader(maker, graph) is node
+                and len(found) < form.longest - 1
+            ):
+                found.append(maker)
+                waiting.append(maker)
+    return found
+
+
+def _only_reader(node: ir.Node, graph: ir.Graph) -> ir.Node | None:
+    """Return the one node of ``graph`` that reads what ``node`` computes, if nothing else does."""
+    value = node.outputs[0]
+    readers = {use.node for use in value.uses()}
+    if value.is_graph_output() or len(readers) != 1:
+        return None
+    reader = readers.pop()
+    return reader if reader.graph is graph else None
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Return whether a node computes one tensor of known shape from others, and has no subgraphs."""
+    values = [*(v for v in node.inputs if v is not None), *node.outputs]
+    used = [output for output in node.outputs if output.name or output.uses()]
+    return (
+        node.outputs[:1] == tuple(used)
+        and not captured_values(node)
+        and not any(
+            a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
+        )
+        and all(_is_static(v) for v in values if v in used or v in node.inputs)
+    )
+
+
+def _is_static(value: ir.Value) -> bool:
+    kind = tensor_type(value)
+    return kind is not None and kind.is_static and kind.dtype != "string"
+
+
+def _keeps_shape(node: ir.Node, reader: ir.Node) -> bool:
+    before, after = tensor_type(node.outputs[0]), tensor_type(reader.outputs[0])
+    return before is not None and after is not None and before.shape == after.shape
+
+
+def _name(node: ir.Node) -> str:
+    return f"{domain_of(node)}::{node.op_type}"
+
+
+def _region(network: ir.Model, members: Sequence[tuple[ir.Node, Role]]) -> Region:
+    nodes, roles = tuple(n for n, _ in members), tuple(r for _, r in members)
+    results = {node.outputs[0]: number for number, node in enumerate(nodes)}
+    read = (v for node in nodes for v in node.inputs if v is not None)
+    inputs = tuple(dict.fromkeys(v for v in read if v not in results))
+    places: dict[ir.Value, int] = {v: i for i, v in enumerate(inputs)} | {
+        v: -1 - k for v, k in results.items()
+    }
+    signatures = [signature_of(node, network) for node in nodes]
+    parts = tuple(
+        Part(role, signature, tuple(None if v is None else places[v] for v in node.inputs))
+        for node, role, signature in zip(nodes, roles, signatures, strict=True)
+    )
+    function = _function(network, nodes, inputs)
+    types, constants = _of_inputs(parts, len(inputs))
+    signature = OpSignature(
+        f"{DOMAIN}::{'_'.join(node.op_type for node in nodes)}",
+        1,
+        (),
+        types,
+        (signatures[-1].outputs[0],),
+        constants,
+        canonical_body(function),
+        parts,
+    )
+    return Region(nodes, roles, function, signature)
+
+
+def _of_inputs(
+    parts: Sequence[Part], count: int
+) -> tuple[tuple[TensorType | None, ...], tuple[Constant | None, ...]]:
+    """Return types and constants of a fused node's inputs, which its parts' signatures know."""
+    known = {
+        place: (type, constant)
+        for part in parts
+        for place, type, constant in zip(
+            part.inputs, part.signature.inputs, part.signature.constants, strict=True
+        )
+        if place is not None and place >= 0
+    }
+    return tuple(known[i][0] for i in range(count)), tuple(known[i][1] for i in range(count))
+
+
+def _function(network: ir.Model, nodes: Sequence[ir.Node], inputs: Sequence[ir.Value]) -> ir.Function:
+    """Return a function of these nodes; its name has a hash of what is in it, so that equal ones are one."""
+    inner: dict[ir.Value, ir.Value] = {
+        value: ir.Value(name=f"i{i}", type=value.type, shape=value.shape) for i, value in enumerate(inputs)
+    }
+    copies = []
+    for number, node in enumerate(nodes):
+        copy = ir.Node(
+            node.domain,
+            node.op_type,
+            [None if v is None else inner[v] for v in node.inputs],
+            node.attributes,
+            overload=node.overload,
+            num_outputs=1,
+            version=node.version,
+        )
+        result = copy.outputs[0]
+        result.name, result.type, result.shape = f"v{number}", node.outputs[0].type, node.outputs[0].shape
+        inner[node.outputs[0]] = result
+        copies.append(copy)
+    imports = {n.domain: network.graph.opset_imports.get(n.domain, n.version or 1) for n in nodes}
+    graph = ir.Graph(
+        [inner[v] for v in inputs], [inner[nodes[-1].outputs[0]]], nodes=copies, opset_imports=imports
+    )
+    function = ir.Function(DOMAIN, "_".join(node.op_type for node in nodes), graph=graph, attributes=[])
+    function.name += "_" + hashlib.sha256(canonical_body(function)).hexdigest()[:12]
+    return function
+
+
+def _is_accepted(signature: OpSignature, registry: Registry, device: Device) -> bool:
+    accepted, _ = registry.candidates(signature, device)
+    return any(accepts_form(candidate.tactic.fused_forms, signature) for candidate in accepted)
