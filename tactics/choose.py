@@ -226,6 +226,8 @@ class _Chooser:
                 answer = hook(signature=context.signature, measured=list(measured.usable))
                 if answer is not None and answer not in {r.tactic for r in measured.usable}:
                     raise ValueError(f"it returned {answer!r}, which is no candidate that may be chosen")
+            except SelectionError:
+                raise  # what a hook says on purpose
             except Exception as error:
                 notes.append(self._fail(f"select_tactic of plugin '{plugin}'", error))
                 continue

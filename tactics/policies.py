@@ -118,6 +118,8 @@ class Policies:
                 raise ValueError(f"it names {unknown[0]!r}, which is no candidate")
             if not answer:
                 raise ValueError("it leaves no candidate")
+        except SelectionError:
+            raise  # what a hook says on purpose
         except Exception as error:
             self._report(plugin, error)
             return candidates

@@ -92,8 +92,15 @@ LATENCY_SECONDS = 0.5
     type=click.Path(file_okay=False, path_type=Path),
     help="Write the network as ONNX after each pass.",
 )
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write all decisions, with every candidate, and all fusions as JSON.",
+)
 @plugin_options
-def build_command(out: Output, model: Path, output: Path | None, lock: Path | None, **options: Any) -> None:
+def build_command(
+    out: Output, model: Path, output: Path | None, lock: Path | None, report: Path | None, **options: Any
+) -> None:
     """Build an engine from an ONNX model.
 
     Every operator of the model is put to every tactic that installed plugins offer. Those that accept are
@@ -117,6 +124,8 @@ def build_command(out: Output, model: Path, output: Path | None, lock: Path | No
     engine.save(output)
     if not config.locked:
         _write_lock(engine, lock_file)
+    if report is not None:
+        _write_report(engine, report)
     latency = _latency(engine, options)
     for warning in engine.report.warnings:
         out.warn(warning)
@@ -182,6 +191,25 @@ def _print_header(out: Output, model: Path, config: BuilderConfig) -> None:
     out.note(
         f"plugins: {', '.join(names) or 'none'}" + (f"   (left out: {', '.join(aside)})" if aside else "")
     )
+
+
+def _write_report(engine: Engine, path: Path) -> None:
+    """Write what hooks and selectors are told at the end of a build, for scripts that are neither."""
+    import msgspec
+    from tactician.errors import ConfigError
+    from tactician.report.explain import to_plain
+
+    report = engine.report
+    plain = {
+        "target": engine.plan.target,
+        "device": report.device,
+        "decisions": [to_plain(d, report.fusions) for d in report.decisions],
+        "fusions": msgspec.to_builtins(report.fusions),
+    }
+    try:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n")
+    except OSError as error:
+        raise ConfigError(f"can't write the report '{path}': {error.strerror}") from error
 
 
 def _write_lock(engine: Engine, path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from tactician.cli.command import Output, command
 
-KINDS = ("cuda", "op", "selector")
+KINDS = ("cuda", "triton", "op", "selector", "target")
 
 
 @command("new")
@@ -22,7 +22,8 @@ def new_command(out: Output, name: str, kind: str, into: Path | None) -> None:
     """Begin the plugin package NAME.
 
     Writes a distribution that can be installed and passes its own tests at once: a kernel in CUDA C++
-    (cuda), an operator (op), or a policy (selector). Put your own in its place.
+    (cuda) or Triton (triton), an operator (op), a policy (selector), or a kind of device (target). Put your
+    own in its place.
     """
     from tactician.scaffold import create
 

@@ -28,6 +28,13 @@ KINDS = {
         "can't do (`decline`) and what is searched over (the fields). On a machine with a GPU,\n"
         "`tactician explain ENGINE` has it in its table.",
     ),
+    "triton": Kind(
+        "A Triton kernel for HardSwish.",
+        "Put your kernel into `@PACKAGE@/kernels.py`, and say in `@PACKAGE@/__init__.py` for which operator it is, what it\n"
+        "can't do (`decline`) and what is searched over (the fields). On a machine with a GPU,\n"
+        "`tactician explain ENGINE` has it in its table. Engines that use it run without Triton.",
+        ("triton>=3.6",),
+    ),
     "op": Kind(
         "The operator SquaredRelu, with a kernel for the CPU.",
         "Put your operator in its place in `@PACKAGE@/__init__.py`: its name, how its output types follow (`infer`), a\n"
@@ -36,6 +43,11 @@ KINDS = {
     "selector": Kind(
         "A policy for the choice of tactics.",
         "Write your rules into `@PACKAGE@/__init__.py`. They hold in every build on a machine where this is installed.",
+    ),
+    "target": Kind(
+        "A kind of device, with tactics for Add and Relu.",
+        "Put your device's memory, streams and clock into `@PACKAGE@/device.py` in place of the host's, and its tactics into\n"
+        "`@PACKAGE@/kernels.py`. `tactician build --target @NAME@` builds for it; what it has no tactic for runs on the CPU.",
     ),
 }
 FILES = {"__init__.py": "@PACKAGE@/__init__.py", "test.py": "tests/test_@PACKAGE@.py"}

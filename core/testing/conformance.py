@@ -44,9 +44,9 @@ def check_plugin(
     PluginError, DeviceError
         If the plugin can't be loaded, or there is no such target.
     """
-    subject = _subject(plugin, target, signatures, device)
+    subject = make_subject(plugin, target, signatures, device)
     assert subject.device is not None  # opened first: what fails here is no check's business
-    return [_result(check, subject) for check in CHECKS]
+    return [run_check(check, subject) for check in CHECKS]
 
 
 def conformance_tests(
@@ -68,21 +68,29 @@ def conformance_tests(
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
     def test_conformance(check: Any) -> None:
         if not subjects:
-            subjects.append(_subject(plugin, target, signatures))
-        result = _result(check, subjects[0])
+            subjects.append(make_subject(plugin, target, signatures))
+        result = run_check(check, subjects[0])
         assert result.ok, f"{result.message}\n{result.advice}"
 
     test: Callable[..., None] = test_conformance
     return test
 
 
-def _subject(plugin: str, target: str, signatures: Signatures, device: int = 0) -> Subject:
+def make_subject(plugin: str, target: str, signatures: Signatures, device: int = 0) -> Subject:
+    """Load a plugin and return it with its calls, as ``check_plugin`` takes them.
+
+    Raises
+    ------
+    PluginError
+        If it can't be loaded.
+    """
     loaded = Subject(plugin, target)
     assert loaded.plugins
     return Subject(plugin, target, tuple(signatures()), device)
 
 
-def _result(check: Check, subject: Subject) -> CheckResult:
+def run_check(check: Check, subject: Subject) -> CheckResult:
+    """Run one check. Whatever the plugin's own code raises is a result too."""
     try:
         check.run(subject)
     except (AssertionError, TacticianError) as error:

@@ -278,6 +278,14 @@ def test_hooks_select_in_order(caplog: pytest.LogCaptureFixture) -> None:
         one(hooks=hooks, strict=True)
 
 
+def test_a_hook_that_refuses_ends_the_build() -> None:
+    def refuse(**arguments: Any) -> Any:
+        raise SelectionError("not on this machine")
+
+    with pytest.raises(SelectionError, match="^not on this machine$"):
+        one(hooks=[("policy", refuse)])
+
+
 def test_the_order_of_authority() -> None:
     lock = LockFile.of([one(tactic_rules=(("*", "*.middle()"),))], [])
     hooks: list[tuple[str, Any]] = [("h", lambda **a: "acme.slow()")]

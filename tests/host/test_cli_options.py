@@ -21,7 +21,7 @@ def config_of(*arguments: object) -> Any:
     from tactician.cli.build import build_command, make_config
 
     params = dict(build_command.make_context("build", [str(a) for a in arguments]).params)
-    for name in ("as_json", "model", "output", "lock"):
+    for name in ("as_json", "model", "output", "lock", "report"):
         del params[name]
     return make_config(params, None)
 

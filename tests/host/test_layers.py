@@ -56,6 +56,7 @@ LAYERS = {
     "tactician.runtime": 4,
     "tactician.report": 4,
     "tactician.onnx_backend": 5,
+    "tactician.pytest_plugin": 5,
     "tactician.scaffold": 5,
     "tactician.testing": 5,
     "tactician.cli": 5,

@@ -198,6 +198,14 @@ def test_a_filter_that_fails_is_reported_once_and_ignored(
         measure(registry(FAST, SLOW), hooks=[("bad", hook)], strict=True)
 
 
+def test_a_filter_that_refuses_ends_the_build() -> None:
+    def refuse(**arguments: Any) -> Any:
+        raise SelectionError("the policy can't be read")
+
+    with pytest.raises(SelectionError, match="^the policy can't be read$"):
+        measure(registry(FAST, SLOW), hooks=[("policy", refuse)])
+
+
 def test_the_second_time_nothing_is_measured(cache: TimingCache) -> None:
     offers = registry(FAST, SLOW, WRONG, RAISES)
     first = measure(offers, cache=cache)
