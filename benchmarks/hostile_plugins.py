@@ -139,7 +139,10 @@ def verdicts(engine: Engine) -> tuple[dict[str, list[str]], bool]:
     """Return what became of each hostile plugin, and whether all is as it must be."""
     found: dict[str, list[str]] = {name: [] for name in HOSTILE}
     good = True
-    for decision in engine.report.decisions:
+    for decision in (
+        *engine.report.decisions,
+        *engine.report.apart,
+    ):  # some calls became part of a fused node
         for candidate in decision.candidates:
             if candidate.plugin in HOSTILE and candidate.outcome != "declined":
                 _, outcome, words = HOSTILE[candidate.plugin]

@@ -27,7 +27,7 @@ from tactician.plugins.target import Artifacts, Device, Target, Timer
 from tactician.signature import OpSignature
 from tactician.stages import FUSE, StageReport
 from tactician.tactics.cache import TimingCache
-from tactician.tactics.choose import choose_all
+from tactician.tactics.choose import choose, choose_all
 from tactician.tactics.lock import LockFile
 from tactician.tactics.measure import Measured, Progress
 from tactician.tactics.record import Decision
@@ -113,6 +113,7 @@ def build(
         dict(clock.seconds),
         warnings,
         tuple(fuser.fusions),
+        tuple(_choose_apart(fuser.absorbed, measured)),
     )
     return Engine(plan, report, weights, artifacts)
 
@@ -163,9 +164,7 @@ def _choose(
     lock: LockFile | None,
     selector: AlgorithmSelector | None,
 ) -> list[Decision]:
-    nodes: dict[str, list[str]] = defaultdict(list)
-    for name, signature in signatures.items():
-        nodes[signature.key].append(name)
+    nodes = _by_key(signatures)
     cache = TimingCache(config.timing_cache) if config.use_timing_cache else None
     decisions = choose_all(
         {key: m for key, (_, m) in measured.items()},
@@ -180,6 +179,25 @@ def _choose(
     )
     _report(decisions, plugins, config)
     return decisions
+
+
+def _choose_apart(
+    absorbed: Mapping[str, OpSignature], measured: Mapping[str, tuple[Device, Measured]]
+) -> list[Decision]:
+    """Return what operators that are part of fused nodes would run by themselves: nobody was asked but the default."""
+    decisions = []
+    for key, names in _by_key(absorbed).items():
+        device, result = measured[key]
+        decisions += choose(result, names, target=device.target)
+    return decisions
+
+
+def _by_key(signatures: Mapping[str, OpSignature]) -> dict[str, list[str]]:
+    """Return the names of the nodes that share a signature, by its key."""
+    nodes: dict[str, list[str]] = defaultdict(list)
+    for name, signature in signatures.items():
+        nodes[signature.key].append(name)
+    return dict(nodes)
 
 
 def _report(decisions: Sequence[Decision], plugins: Plugins, config: BuilderConfig) -> None:

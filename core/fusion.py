@@ -21,10 +21,12 @@ from tactician.signature import OpSignature
 from tactician.stages import FUSE
 from tactician.tactics.lock import LockFile
 from tactician.tactics.measure import Measured
-from tactician.tactics.record import CandidateRecord, Fusion
+from tactician.tactics.record import CandidateRecord, Fusion, Outcome
 from tactician.tactics.registry import Registry
 from tactician.tactics.rules import find_rule
 from tactician.tactics.verdict import default_choice
+
+_BAD = (Outcome.WRONG, Outcome.FAILED)
 
 Results = Mapping[str, tuple[Device, Measured]]
 """By signature key: the device that a call was measured on, and what came of it."""
@@ -42,6 +44,8 @@ class Fuser:
     ----------
     fusions
         What came of each region, once ``settle`` was called.
+    absorbed
+        The calls of the operators that were fused since they are not slower so, by name; they were measured too.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Fuser:
         regions = [] if FUSE in config.without else propose(network, registry, device)
         self._applied = _without_overlap(r for r in regions if _is_demanded(r, lock, config))
         self.fusions = [_forced(region) for region in self._applied]
+        self.absorbed: dict[str, OpSignature] = {}
         taken = {name for region in self._applied for name in region.names}
         self._open = [r for r in regions if taken.isdisjoint(r.names) and _is_open(r, lock, config)]
         apply(network, self._applied)
@@ -70,7 +75,9 @@ class Fuser:
 
     def settle(self, measured: Results) -> None:
         """Fuse the regions that ``measured`` does not prove to be slower."""
-        kept, fusions = weigh(self._open, self.signatures(), measured, self._main)
+        signatures = self.signatures()
+        kept, fusions = weigh(self._open, signatures, measured, self._main)
+        self.absorbed = {name: signatures[name] for region in kept for name in region.names}
         apply(self._network, kept)
         self._applied += kept
         self.fusions += fusions
@@ -191,7 +198,9 @@ def _ruled(region: Region, config: BuilderConfig) -> bool:
 
 
 def _compare(region: Region, signatures: Mapping[str, OpSignature], measured: Results, main: str) -> _Weighed:
-    fusion = Fusion(region.name, region.names, str(region.signature), False, "")
+    _, result = measured[region.signature.key]
+    bad = tuple(f"{r.tactic} {r.outcome}: {r.reason}" for r in result.records if r.outcome in _BAD)
+    fusion = Fusion(region.name, region.names, str(region.signature), False, "", set_aside=bad)
     whole = _best(region.signature, measured, main)
     parts = [_best(signatures[name], measured, main) for name in region.names]
     if whole is None:

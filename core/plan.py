@@ -118,7 +118,10 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class BuildReport(msgspec.Struct, frozen=True):
-    """What a build measured and decided; kept in the engine for ``explain``, never needed to run."""
+    """What a build measured and decided; kept in the engine for ``explain``, never needed to run.
+
+    ``apart`` says of the operators that were fused what each would have run by itself.
+    """
 
     device: dict[str, str]
     decisions: tuple[Decision, ...]
@@ -126,3 +129,4 @@ class BuildReport(msgspec.Struct, frozen=True):
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
     fusions: tuple[Fusion, ...] = ()
+    apart: tuple[Decision, ...] = ()

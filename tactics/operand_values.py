@@ -98,12 +98,11 @@ def shift(s: OpSignature, i: int, random: Random) -> Array:
 
 
 def base(s: OpSignature, i: int, random: Random) -> Array:
-    """Return bases that any exponent may be applied to."""
-    return (
-        positive(s, i, random)
-        if is_float(input_type(s, i).dtype)
-        else np.asarray(random.integers(0, 5, input_type(s, i).dims))
-    )
+    """Return bases that any exponent may be applied to: zero to a negative power is no integer."""
+    if is_float(input_type(s, i).dtype):
+        return positive(s, i, random)
+    least = int(is_float(input_type(s, 1).dtype))
+    return np.asarray(random.integers(least, 5, input_type(s, i).dims))
 
 
 def exponent(s: OpSignature, i: int, random: Random) -> Array:

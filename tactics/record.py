@@ -81,7 +81,7 @@ class Fusion(msgspec.Struct, frozen=True):
 
     ``name`` is that of the node where it is ``kept``; seconds are None where something was not timed; ``tactic`` is
     the fastest for the whole. ``reason`` says who or what decided; ``tie`` that the measurement did not tell the whole
-    and its parts apart.
+    and its parts apart; ``set_aside`` which tactics for the whole failed or were wrong, with the reason.
     """
 
     name: str
@@ -93,3 +93,4 @@ class Fusion(msgspec.Struct, frozen=True):
     seconds: float | None = None
     seconds_apart: float | None = None
     tie: bool = False
+    set_aside: tuple[str, ...] = ()

@@ -16,7 +16,8 @@ def explain_command(out: Output, engine: Path, node: str | None, verbose: bool) 
     """Show why each tactic was chosen.
 
     For each node: every candidate with its time, interval, error and workspace, and what became of it; who
-    chose; and what it was fused with, or could have been. NODE-GLOB also finds operators within a fused node.
+    chose; and what it was fused with, or could have been. NODE-GLOB also finds operators within a fused node, and
+    what each would have run by itself.
     """
     from tactician.engine import Engine
     from tactician.errors import SelectionError
@@ -24,8 +25,9 @@ def explain_command(out: Output, engine: Path, node: str | None, verbose: bool) 
     from tactician.report.explain import explain, matching, to_plain
 
     loaded = Engine.load(engine, verify_weights=False)
-    fusions = loaded.report.fusions
+    fusions, apart = loaded.report.fusions, loaded.report.apart if node is not None else ()
     decisions = matching(loaded.report.decisions, node, fusions)
+    decisions += matching(apart, node)
     if node is not None and not decisions:
         names = [n for d in loaded.report.decisions for n in d.nodes] + [n for f in fusions for n in f.nodes]
         raise SelectionError(f"no node of '{engine}' matches '{node}'{near_matches(node, names)}")

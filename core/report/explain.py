@@ -99,7 +99,8 @@ def _fusion(fusion: Fusion) -> str:
     times = ""
     if fusion.seconds is not None and fusion.seconds_apart is not None:
         times = f", {duration(fusion.seconds)} against {duration(fusion.seconds_apart)} one by one"
-    return f"  {'fused' if fusion.kept else 'not fused'}: {operators}{times}: {fusion.reason}"
+    said = f"  {'fused' if fusion.kept else 'not fused'}: {operators}{times}: {fusion.reason}"
+    return "\n".join([said, *(f"    {reason}" for reason in fusion.set_aside)])
 
 
 def _regret(decision: Decision) -> str:

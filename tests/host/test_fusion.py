@@ -136,6 +136,8 @@ def test_a_custom_operator_is_no_fence(build: Build, plugin: Path) -> None:
     (kept,) = (f for f in engine.report.fusions if f.kept)
     assert kept.nodes == ("neg", "twice", "relu", "add") and kept.tactic == "twice.whole()"
     assert kept.seconds is not None and kept.seconds_apart is not None and kept.seconds < kept.seconds_apart
+    apart = {name: d.chosen for d in engine.report.apart for name in d.nodes}
+    assert apart.keys() == {"neg", "twice", "relu", "add"} and apart["twice"] == "twice.alone()"
     stage = engine.report.stages[-1]
     assert (stage.name, stage.nodes_before, stage.nodes_after) == ("fuse", 4, 1)
 
@@ -233,7 +235,8 @@ def test_it_is_told_what_was_fused_and_what_was_not(build: Build, tmp_path: Path
     path = tmp_path / "m.tactician"
     engine.save(path)
     assert main(["explain", str(path), "relu", "--json"]) == 0
-    (plain,) = json.loads(capsys.readouterr().out)
+    plain, alone = json.loads(capsys.readouterr().out)
+    assert alone["nodes"] == ["relu"] and alone["candidates"]
     assert [f["name"] for f in plain["fusions"] if f["kept"]] == ["neg+add"]
     assert main(["explain", str(path), "rely"]) != 0
     assert "did you mean 'relu'" in capsys.readouterr().err
@@ -258,6 +261,17 @@ def test_stages_show_the_network_with_fused_nodes(build: Build, tmp_path: Path) 
     x = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
     (wanted,) = ReferenceEvaluator(stage).run(None, {"x": x})
     assert np.allclose(tactician.Session(engine).run({"x": x})["y"], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_fused_kernel_that_is_wrong_is_told(build: Build, plugin: Path, tmp_path: Path) -> None:
+    plugin.write_text(PLUGIN.replace("outputs[0][...] = results[-1]", "outputs[0][...] = 2 * results[-1]"))
+    engine = build("[twice] a = twice.Twice (x) [relu] y = Relu (a)")
+    (fusion,) = engine.report.fusions
+    (reason,) = fusion.set_aside
+    assert reason.startswith("twice.whole() wrong: ") and "relative error" in reason
+    assert not any(step.tactic == "twice.whole()" for step in engine.plan.steps)
+    text = explain(engine.report.decisions[0], "cpu", fusions=engine.report.fusions)
+    assert f"\n    {reason}" in text
 
 
 def test_selectors_and_hooks_see_fused_nodes(
