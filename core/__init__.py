@@ -1,7 +1,49 @@
 """tactician: an open inference builder in which kernels of any package compete."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what ``__getattr__`` does, for those who only read
+    from tactician.builder import build as build
+    from tactician.config import BuilderConfig as BuilderConfig
+    from tactician.engine import Engine as Engine
+    from tactician.network import Network as Network
+    from tactician.plugins.hookspecs import hookimpl as hookimpl
+    from tactician.plugins.inline import InlinePlugin as InlinePlugin
+    from tactician.plugins.kernel_binary import KernelBinary as KernelBinary
+    from tactician.plugins.kernel_source import KernelSource as KernelSource
+    from tactician.plugins.op import Op as Op
+    from tactician.plugins.rewrite_rule import RewriteRule as RewriteRule
+    from tactician.plugins.target import (
+        Artifacts as Artifacts,
+    )
+    from tactician.plugins.target import (
+        Device as Device,
+    )
+    from tactician.plugins.target import (
+        Target as Target,
+    )
+    from tactician.plugins.target import (
+        Thunk as Thunk,
+    )
+    from tactician.plugins.target import (
+        Timer as Timer,
+    )
+    from tactician.plugins.triton_source import TritonSource as TritonSource
+    from tactician.runtime.session import Session as Session
+    from tactician.runtime.session import load as load
+    from tactician.signature import OpSignature as OpSignature
+    from tactician.signature import Part as Part
+    from tactician.signature import TensorType as TensorType
+    from tactician.tactics.fused_form import FusedForm as FusedForm
+    from tactician.tactics.record import CandidateRecord as CandidateRecord
+    from tactician.tactics.record import Decision as Decision
+    from tactician.tactics.replay import TacticRecorder as TacticRecorder
+    from tactician.tactics.replay import TacticReplayer as TacticReplayer
+    from tactician.tactics.selector import AlgorithmSelector as AlgorithmSelector
+    from tactician.tactics.tactic import Launch as Launch
+    from tactician.tactics.tactic import Tactic as Tactic
+    from tactician.tactics.tactic import host_launch as host_launch
 
 __version__ = "0.1.0"
 
@@ -28,6 +70,8 @@ _EXPORTS = {
     "Target": "tactician.plugins.target",
     "Device": "tactician.plugins.target",
     "Timer": "tactician.plugins.target",
+    "Artifacts": "tactician.plugins.target",
+    "Thunk": "tactician.plugins.target",
     "KernelSource": "tactician.plugins.kernel_source",
     "RewriteRule": "tactician.plugins.rewrite_rule",
     "KernelBinary": "tactician.plugins.kernel_binary",

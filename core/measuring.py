@@ -72,12 +72,21 @@ def measure(
                 )
                 measurer.elsewhere = supervisor.measure
             for key, measured in measurer.measure_all(left).items():
-                if key not in results or measured.usable:
-                    results[key] = (device, measured)
+                results[key] = _with_earlier(results.get(key), (device, measured))
         left = [s for s in left if not results[s.key][1].usable]
         if not left:
             break
     return results
+
+
+def _with_earlier(
+    earlier: tuple[Device, Measured] | None, found: tuple[Device, Measured]
+) -> tuple[Device, Measured]:
+    """Return what was found on the device that runs the call, with why the tactics of others don't."""
+    if earlier is None:
+        return found
+    (device, measured), (_, other) = (found, earlier) if found[1].usable else (earlier, found)
+    return device, replace(measured, records=(*measured.records, *other.records))
 
 
 def _is_isolated(target: Target | None, own: Timer | Target | None, config: BuilderConfig) -> bool:

@@ -135,6 +135,8 @@ def test_another_type_runs_on_the_cpu() -> None:
     built = build(net, BuilderConfig(**OPTIONS))
     (decision,) = built.report.decisions
     assert decision.target == "cpu"
+    reasons = [c.reason for c in decision.candidates if (c.plugin, c.outcome) == (PLUGIN, "declined")]
+    assert reasons and all("float64" in reason for reason in reasons), "why not on the target asked for"
     values = np.random.default_rng(0).standard_normal((3, 7))
     np.testing.assert_array_equal(
         Session(built, plugins=PLUGINS).run({"x": values})["y"], np.maximum(values, 0)

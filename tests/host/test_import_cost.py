@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tactician
 
 HEAVY = (
     "onnx",
@@ -62,6 +64,14 @@ def test_the_names_of_the_package_are_lazy() -> None:
     assert not imported_by(
         "from tactician import Engine, Session, Tactic, hookimpl, BuilderConfig, load"
     ) & set(HEAVY)
+
+
+def test_type_checkers_see_every_name_of_the_package() -> None:
+    """What stands under TYPE_CHECKING is what __getattr__ gives."""
+    tree = ast.parse(Path(tactician.__file__).read_text(encoding="utf-8"))
+    (block,) = (n for n in tree.body if isinstance(n, ast.If))
+    seen = {a.asname: n.module for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    assert seen == tactician._EXPORTS
 
 
 def test_finding_plugins_imports_none_and_no_numpy_of_theirs() -> None:
