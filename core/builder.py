@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnx_ir as ir
 from tactician import __version__, passes
 from tactician.assembly import Assembly, Assignment
@@ -100,7 +101,7 @@ def build(
     if FUSE not in config.without:
         stages.append(_fuse_stage(network, before, clock.seconds["fuse"], config, len(stages)))
     with clock("choose"):
-        decisions = _choose(signatures, measured, plugins, config, lock, selector)
+        decisions = _choose(signatures, measured, plugins, config, lock, selector, fuser.operators())
     with clock("plan"):
         plan, weights, artifacts = _assemble(
             network, signatures, measured, decisions, devices, plugins, info, config
@@ -163,6 +164,7 @@ def _choose(
     config: BuilderConfig,
     lock: LockFile | None,
     selector: AlgorithmSelector | None,
+    operators: Mapping[str, tuple[str, ...]],
 ) -> list[Decision]:
     nodes = _by_key(signatures)
     cache = TimingCache(config.timing_cache) if config.use_timing_cache else None
@@ -177,6 +179,11 @@ def _choose(
         fingerprints={key: device.fingerprint() for key, (device, _) in measured.items()},
         config=config,
     )
+    # nodes of one decision share a signature, so all of them are fused or none is
+    decisions = [
+        msgspec.structs.replace(d, operators=tuple(operators[n] for n in d.nodes if n in operators))
+        for d in decisions
+    ]
     _report(decisions, plugins, config)
     return decisions
 

@@ -69,6 +69,10 @@ class Fuser:
         """Return the signature of each node as the network stands now, by name, in the graph's order."""
         return network_signatures(self._network) | {r.name: r.signature for r in self._applied}
 
+    def operators(self) -> dict[str, tuple[str, ...]]:
+        """Return the names of the operators in each fused node, by its name."""
+        return {region.name: region.names for region in self._applied}
+
     def candidates(self) -> dict[str, OpSignature]:
         """Return the calls that regions would become, by name: to be measured beside those of ``signatures``."""
         return {region.name: region.signature for region in self._open}

@@ -42,8 +42,8 @@ class LockedPlugin(msgspec.Struct, frozen=True):
     digest: str
 
 
-class LockedNode(msgspec.Struct, frozen=True):
-    """The choice for one node; ``key`` is the hash of ``signature``."""
+class LockedNode(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The choice for one node; ``key`` is the hash of ``signature``, ``operators`` are the names of those in a fused one."""
 
     tactic: str
     version: int
@@ -51,6 +51,7 @@ class LockedNode(msgspec.Struct, frozen=True):
     signature: str
     key: str
     target: str = ""
+    operators: tuple[str, ...] = ()
 
 
 class LockFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +84,7 @@ class LockFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         nodes = {}
         for decision in decisions:
             winner = decision.winner
-            for node in decision.nodes:
+            for i, node in enumerate(decision.nodes):
                 nodes[node] = LockedNode(
                     decision.chosen,
                     winner.version,
@@ -91,6 +92,7 @@ class LockFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     decision.signature,
                     decision.key,
                     decision.target,
+                    decision.operators[i] if decision.operators else (),
                 )
         used = {n.plugin for n in nodes.values()}
         table = {p.name: LockedPlugin(p.version, p.digest) for p in plugins if p.name in used}

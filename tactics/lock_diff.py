@@ -67,7 +67,75 @@ def plugin_changes(before: LockFile, after: LockFile) -> list[PluginChange]:
     ]
 
 
-def mixed(good: LockFile, bad: LockFile, from_bad: Iterable[str]) -> LockFile:
-    """Return ``good`` with the choices of the nodes ``from_bad`` out of ``bad``."""
-    nodes = good.nodes | {name: bad.nodes[name] for name in from_bad}
+class Swap(msgspec.Struct, frozen=True):
+    """Nodes of one lock file and those that stand for the same operators in another: they can be exchanged."""
+
+    out: tuple[str, ...]
+    into: tuple[str, ...]
+    changes: tuple[ChoiceChange, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all that is exchanged, each once."""
+        return tuple(dict.fromkeys((*self.out, *self.into)))
+
+
+def swaps(before: LockFile, after: LockFile) -> tuple[list[Swap], list[str]]:
+    """Return the exchanges that lead from ``before`` to ``after``, and the nodes that have no counterpart.
+
+    Nodes that got another tactic alike are exchanged together. Nodes that are fused in one file and apart, or fused
+    with others, in the other go together with all that have operators in common with them.
+    """
+    found: list[Swap] = []
+    moved: list[ChoiceChange] = []
+    for change in choice_changes(before, after):
+        if change.before is not None and change.after is not None:
+            found.append(Swap(change.nodes, change.nodes, (change,)))
+        else:
+            moved += [ChoiceChange((name,), change.before, change.after) for name in change.nodes]
+    strangers = []
+    for group in _components(moved, before, after):
+        out = tuple(c.nodes[0] for c in group if c.before is not None)
+        into = tuple(c.nodes[0] for c in group if c.after is not None)
+        names = [
+            sorted(o for n in side for o in _operators(n, lock))
+            for side, lock in ((out, before), (into, after))
+        ]
+        if set(out) & set(into) or names[0] != names[1]:  # another call, or an operator that is not there
+            strangers += [c.nodes[0] for c in group]
+        else:
+            found.append(Swap(out, into, tuple(group)))
+    return found, strangers
+
+
+def mixed(good: LockFile, bad: LockFile, from_bad: Iterable[Swap]) -> LockFile:
+    """Return ``good`` with these exchanges made."""
+    nodes = dict(good.nodes)
+    for swap in from_bad:
+        for name in swap.out:
+            del nodes[name]
+        nodes |= {name: bad.nodes[name] for name in swap.into}
     return msgspec.structs.replace(good, nodes=nodes, plugins=bad.plugins | good.plugins)
+
+
+def _operators(name: str, lock: LockFile) -> tuple[str, ...]:
+    return lock.nodes[name].operators or (name,)
+
+
+def _components(
+    changes: Iterable[ChoiceChange], before: LockFile, after: LockFile
+) -> list[list[ChoiceChange]]:
+    """Return ``changes`` in groups that have no operator in common."""
+    groups: list[tuple[set[str], list[ChoiceChange]]] = []
+    for change in changes:
+        operators = set(_operators(change.nodes[0], before if change.before is not None else after))
+        joined = [change]
+        apart = []
+        for names, group in groups:
+            if names.isdisjoint(operators):
+                apart.append((names, group))
+            else:
+                operators |= names
+                joined = [*group, *joined]
+        groups = [*apart, (operators, joined)]
+    return [group for _, group in groups]

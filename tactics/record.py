@@ -56,7 +56,8 @@ class Decision(msgspec.Struct, frozen=True):
 
     ``nodes`` are all nodes that share the signature. ``chosen_by`` is ``"default"``, ``"incumbent"``, ``"lock"``,
     ``"selector"``, ``"hook:<plugin>"`` or ``"cli"``. ``note`` says what a reader should know (fallback to another
-    target, a selector that was ignored). ``regret`` bounds, as a fraction, how much slower than the best candidate
+    target, a selector that was ignored). ``operators`` has, for each of ``nodes`` that are fused, the names of the
+    operators in it; it is empty for others. ``regret`` bounds, as a fraction, how much slower than the best candidate
     the chosen one may be, by the intervals.
     """
 
@@ -69,6 +70,7 @@ class Decision(msgspec.Struct, frozen=True):
     candidates: tuple[CandidateRecord, ...]
     note: str = ""
     regret: float | None = None
+    operators: tuple[tuple[str, ...], ...] = ()
 
     @property
     def winner(self) -> CandidateRecord:

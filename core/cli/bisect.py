@@ -17,7 +17,7 @@ from tactician.cli.options import Shape, plugin_options
 if TYPE_CHECKING:
     from tactician.config import BuilderConfig
     from tactician.tactics.lock import LockFile
-    from tactician.tactics.lock_diff import ChoiceChange
+    from tactician.tactics.lock_diff import Swap
 
 NOT_RUN = (126, 127)
 """Exit codes by which the shell says that a command is not there, or is none."""
@@ -58,12 +58,11 @@ def bisect_command(
     from tactician.errors import LockError
     from tactician.report.format import plural
     from tactician.tactics.lock import LockFile
-    from tactician.tactics.lock_diff import choice_changes
+    from tactician.tactics.lock_diff import swaps
 
     config = BuilderConfig(shapes=dict(shapes), **options | {"plugins": options["plugins"] or None})
     locks = LockFile.load(good), LockFile.load(bad)
-    changes = choice_changes(*locks)
-    strangers = [node for c in changes if c.before is None or c.after is None for node in c.nodes]
+    changes, strangers = swaps(*locks)
     if strangers:
         raise LockError(
             f"'{good}' and '{bad}' are of different networks: {', '.join(strangers[:5])} differ in more than the "
@@ -75,11 +74,12 @@ def bisect_command(
     trial.require(good, [], bad=False)
     trial.require(bad, changes, bad=True)
     cause = minimal_cause(changes, trial.is_bad)
-    out.result({"cause": msgspec.to_builtins(cause), "builds": trial.builds})
+    choices = [change for swap in cause for change in swap.changes]
+    out.result({"cause": msgspec.to_builtins(choices), "builds": trial.builds})
     out.text(
         f"{plural(len(cause), 'choice')} of {len(changes)} suffice, found with {plural(trial.builds, 'build')}:"
     )
-    for change in cause:
+    for change in choices:
         out.text(describe(change))
 
 
@@ -104,7 +104,7 @@ class _Trial:
         self._total = total
         self.builds = 0
 
-    def require(self, lock: Path, changes: Sequence[ChoiceChange], *, bad: bool) -> None:
+    def require(self, lock: Path, changes: Sequence[Swap], *, bad: bool) -> None:
         """Make sure that an end is what it is said to be.
 
         Raises
@@ -120,18 +120,19 @@ class _Trial:
                 f"{'bad' if bad else 'good'}; there is nothing to find between the two"
             )
 
-    def is_bad(self, changes: Sequence[ChoiceChange]) -> bool:
+    def is_bad(self, changes: Sequence[Swap]) -> bool:
         """Build with ``changes`` and run the check."""
         from tactician.builder import build
         from tactician.errors import ConfigError
         from tactician.tactics.lock_diff import mixed
 
-        nodes = [node for change in changes for node in change.nodes]
+        nodes = [node for swap in changes for node in swap.names]
+        lock_file = mixed(self._good, self._bad, changes)
         with tempfile.TemporaryDirectory(prefix="tactician-bisect-") as folder:
             lock, path = Path(folder, "mixed.lock.json"), Path(folder, "engine.tactician")
-            mixed(self._good, self._bad, nodes).save(lock)
+            lock_file.save(lock)
             engine = build(self._model, replace(self._config, lock_file=lock))
-            self._require_replayed(engine, nodes)
+            _require_replayed(engine, lock_file)
             engine.save(path)
             environment = os.environ | {"TACTICIAN_ENGINE": str(path)}
             code = subprocess.run(
@@ -151,20 +152,17 @@ class _Trial:
         )
         return code != 0
 
-    def _require_replayed(self, engine: Any, nodes: Sequence[str]) -> None:
-        """Make sure that the engine is made as the lock files say: else the check would try another one."""
-        from tactician.errors import LockMismatchError
 
-        wanted = self._good.nodes | {node: self._bad.nodes[node] for node in nodes}
-        for decision in engine.report.decisions:
-            for node in decision.nodes:
-                entry = wanted.get(node)
-                if entry is None or (entry.tactic, entry.version) != (
-                    decision.chosen,
-                    decision.winner.version,
-                ):
-                    raise LockMismatchError(
-                        f"node '{node}': {f'{entry.tactic} version {entry.version}' if entry else 'nothing'} is locked, "
-                        f"{decision.chosen} version {decision.winner.version} was "
-                        f"chosen by {decision.chosen_by}" + (f" ({decision.note})" if decision.note else "")
-                    )
+def _require_replayed(engine: Any, lock: LockFile) -> None:
+    """Make sure that the engine is made as the lock file says: else the check would try another one."""
+    from tactician.errors import LockMismatchError
+
+    for decision in engine.report.decisions:
+        for node in decision.nodes:
+            entry = lock.nodes.get(node)
+            if entry is None or (entry.tactic, entry.version) != (decision.chosen, decision.winner.version):
+                wanted = f"{entry.tactic} version {entry.version}" if entry else "nothing"
+                raise LockMismatchError(
+                    f"node '{node}': {wanted} is locked, {decision.chosen} version {decision.winner.version} was "
+                    f"chosen by {decision.chosen_by}" + (f" ({decision.note})" if decision.note else "")
+                )

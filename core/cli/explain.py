@@ -26,7 +26,7 @@ def explain_command(out: Output, engine: Path, node: str | None, verbose: bool) 
 
     loaded = Engine.load(engine, verify_weights=False)
     fusions, apart = loaded.report.fusions, loaded.report.apart if node is not None else ()
-    decisions = matching(loaded.report.decisions, node, fusions)
+    decisions = matching(loaded.report.decisions, node)
     decisions += matching(apart, node)
     if node is not None and not decisions:
         names = [n for d in loaded.report.decisions for n in d.nodes] + [n for f in fusions for n in f.nodes]

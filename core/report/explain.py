@@ -17,16 +17,13 @@ _HEADER = ("", "tactic", "plugin", "time", "95 %", "× best", "error", "workspac
 _GROUPED = (Outcome.DECLINED, Outcome.PRUNED, Outcome.FILTERED)
 
 
-def matching(
-    decisions: Iterable[Decision], node_glob: str | None, fusions: Iterable[Fusion] = ()
-) -> list[Decision]:
+def matching(decisions: Iterable[Decision], node_glob: str | None) -> list[Decision]:
     """Return the decisions on nodes of which the name, or that of an operator fused into them, matches; all for None."""
-    inside = {f.name: f.nodes for f in fusions if f.kept}
     return [
         d
         for d in decisions
         if node_glob is None
-        or any(fnmatchcase(name, node_glob) for n in d.nodes for name in (n, *inside.get(n, ())))
+        or any(fnmatchcase(name, node_glob) for names in (d.nodes, *d.operators) for name in names)
     ]
 
 

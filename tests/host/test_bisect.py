@@ -20,7 +20,7 @@ from tactician.bisect import minimal_cause
 from tactician.cli import main
 from tactician.config import BuilderConfig
 from tactician.tactics.lock import LockedNode, LockedPlugin, LockFile
-from tactician.tactics.lock_diff import choice_changes, mixed, plugin_changes
+from tactician.tactics.lock_diff import Swap, choice_changes, mixed, plugin_changes, swaps
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -87,8 +87,47 @@ def test_plugins_with_other_files() -> None:
 
 def test_a_mixed_lock_file() -> None:
     good, bad = lock(a=node("acme.x()"), b=node("acme.x()")), lock(a=node("acme.y()"), b=node("acme.y()"))
-    both = mixed(good, bad, ["b"])
+    both = mixed(good, bad, [Swap(("b",), ("b",), ())])
     assert {name: n.tactic for name, n in both.nodes.items()} == {"a": "acme.x()", "b": "acme.y()"}
+
+
+def fused(tactic: str, *operators: str) -> LockedNode:
+    return node(tactic, signature(len(operators)), operators=operators)
+
+
+def test_fused_nodes_are_exchanged_with_their_operators() -> None:
+    apart = {name: node("acme.x()") for name in "abcde"}
+    good = lock(**apart)
+    bad = LockFile(
+        1,
+        {"a+b": fused("acme.f()", "a", "b"), "c": node("acme.y()"), "d+e": fused("acme.f()", "d", "e")},
+        good.plugins,
+    )
+    found, strangers = swaps(good, bad)
+    assert not strangers
+    assert [(s.out, s.into) for s in found] == [
+        (("c",), ("c",)),
+        (("a", "b"), ("a+b",)),
+        (("d", "e"), ("d+e",)),
+    ]
+    assert set(mixed(good, bad, found[1:2]).nodes) == {"a+b", "c", "d", "e"}
+    assert mixed(good, bad, found).nodes == bad.nodes
+    back, _ = swaps(bad, good)
+    assert mixed(bad, good, back).nodes == good.nodes
+
+
+def test_nodes_that_are_fused_with_others_go_together() -> None:
+    good = LockFile(1, {"a+b": fused("acme.f()", "a", "b"), "c": node("acme.x()")}, {})
+    bad = LockFile(1, {"a": node("acme.x()"), "b+c": fused("acme.f()", "b", "c")}, {})
+    (swap,), strangers = swaps(good, bad)
+    assert (set(swap.out), set(swap.into), strangers) == ({"a+b", "c"}, {"a", "b+c"}, [])
+
+
+def test_what_has_no_counterpart_is_said() -> None:
+    good = lock(a=node("acme.x()"), b=node("acme.x()"))
+    bad = LockFile(1, {"a": node("acme.x()", signature(9)), "b+c": fused("acme.f()", "b", "c")}, {})
+    found, strangers = swaps(good, bad)
+    assert found == [] and sorted(strangers) == ["a", "a", "b", "b+c"]
 
 
 @pytest.fixture
@@ -146,6 +185,24 @@ def test_the_command_finds_the_tactic(run: Run, locks: tuple[Path, Path, Path]) 
     code, out, _ = run(*arguments, "--json")
     (cause,) = json.loads(out)["cause"]
     assert cause["nodes"] == ["four"]
+
+
+def test_a_fused_node_is_found(run: Run, tmp_path: Path) -> None:
+    text = """<ir_version: 9, opset_import: ["" : 20]> g (float[8, 8] x) => (float[8, 8] y) {
+        [first] a = MatMul(x, x) [relu] b = Relu(a) [second] c = MatMul(b, x) [tanh] y = Tanh(c) }"""
+    model = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(text), model)
+    everywhere = tuple((name, "builtin.reference*") for name in ("first", "relu", "second", "tanh"))
+    whole = (("first+relu", "builtin.onnx_runtime*"), ("second+tanh", "builtin.onnx_runtime*"))
+    for name, rules in (("good", everywhere), ("bad", whole)):
+        config = BuilderConfig(target="cpu", threads=1, tactic_rules=rules, use_timing_cache=False)
+        engine = tactician.build(model, config)
+        LockFile.of(engine.report.decisions, engine.plan.plugins).save(tmp_path / f"{name}.json")
+    locks = ("--good", tmp_path / "good.json", "--bad", tmp_path / "bad.json", "--target", "cpu")
+    code, out, err = run("bisect", model, *locks, "--check", check("'second+tanh' in tactics"), "--json")
+    assert code == 0, err
+    cause = json.loads(out)["cause"]
+    assert sorted(c["nodes"][0] for c in cause) == ["second", "second+tanh", "tanh"]
 
 
 @pytest.mark.parametrize(
