@@ -1,6 +1,7 @@
-"""The conformance kit within pytest: ``pytest --tactician-plugin NAME`` adds a test for each check of a plugin.
+"""The conformance kit within pytest: a test for each check of a plugin.
 
-It is found by pytest wherever tactician is installed, so it imports nothing until it is asked for.
+``pytest -p tactician.pytest_plugin --tactician-plugin NAME``, or ``pytest_plugins = ["tactician.pytest_plugin"]`` in a
+``conftest.py``. It is no entry point: pytest would rewrite the assertions of all that is installed with it, in every run.
 """
 
 from __future__ import annotations

@@ -271,8 +271,13 @@ class OpSignature:
         return replace(self, inputs=inputs, outputs=outputs)
 
     def __str__(self) -> str:
-        """Compact form, such as ``Conv(float32[1, 3, 8, 8], float32[4, 3, 3, 3]) -> float32[1, 4, 8, 8]``."""
+        """Compact form, such as ``Conv(float32[1, 3, 8, 8], float32[4, 3, 3, 3]) -> float32[1, 4, 8, 8]``.
+
+        A fused node is called after its operators, ``Conv+Relu(…)``.
+        """
         name = self.op_type if self.domain == "ai.onnx" else self.op
+        if self.parts:
+            name = "+".join(part.signature.op_type for part in self.parts)
         inputs = ", ".join("-" if t is None else str(t) for t in self.inputs)
         return f"{name}({inputs}) -> {', '.join('-' if t is None else str(t) for t in self.outputs)}"
 

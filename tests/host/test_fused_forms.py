@@ -98,7 +98,7 @@ def one(nodes: str, **values: str) -> OpSignature:
 
 def test_a_fused_call_knows_its_parts_and_where_their_inputs_come_from():
     call = one("[n] a = Neg (x) [m] b = MatMul (a, w) [s] c = Add (x, b) [t] y = Mul (c, c)")
-    assert str(call) == "tactician.fused::Neg_MatMul_Add_Mul(float32[4, 4], float32[4, 4]) -> float32[4, 4]"
+    assert str(call) == "Neg+MatMul+Add+Mul(float32[4, 4], float32[4, 4]) -> float32[4, 4]"
     assert [(p.role, p.signature.op_type, p.inputs) for p in call.parts] == [
         ("prologue", "Neg", (0,)),
         ("anchor", "MatMul", (-1, 1)),
