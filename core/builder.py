@@ -93,8 +93,17 @@ def build(
         fuser = Fuser(network, plugins.registry, device, config, lock)
     with clock("measure"):
         own = timer or (target if isinstance(target, Target) else None)
-        calls = fuser.signatures() | fuser.candidates()
-        measured = measure(calls, devices, plugins, config, lock, timer, progress, own=own)
+        measured = measure(
+            fuser.signatures(),
+            devices,
+            plugins,
+            config,
+            lock,
+            timer,
+            progress,
+            own=own,
+            proposed=fuser.candidates(),
+        )
     with clock("fuse"):
         fuser.settle(measured)
         signatures = fuser.signatures()

@@ -31,6 +31,7 @@ def measure(
     progress: Callable[[Progress], None] | None,
     *,
     own: Timer | Target | None,
+    proposed: Mapping[str, OpSignature] | None = None,
 ) -> dict[str, tuple[Device, Measured]]:
     """Measure every signature on the first device that has a tactic which runs it.
 
@@ -38,6 +39,8 @@ def measure(
     ----------
     signatures
         By name of node.
+    proposed
+        By name, calls that the network may come to have: they are measured on the first device alone.
     own
         What of the caller's another process can't have: then candidates are measured in this one.
 
@@ -49,8 +52,9 @@ def measure(
         As ``Measurer.measure_all`` and ``Supervisor.measure``.
     """
     results: dict[str, tuple[Device, Measured]] = {}
-    left = list(signatures.values())
+    left = [*signatures.values(), *(proposed or {}).values()]
     chosen = decided(signatures, lock, config)
+    needed = {s.key for s in signatures.values()}
     for device in devices:
         isolated = _is_isolated(plugins.targets.get(device.target), own, config)
         with _timing_cache(config, needed=isolated) as cache:
@@ -73,7 +77,7 @@ def measure(
                 measurer.elsewhere = supervisor.measure
             for key, measured in measurer.measure_all(left).items():
                 results[key] = _with_earlier(results.get(key), (device, measured))
-        left = [s for s in left if not results[s.key][1].usable]
+        left = [s for s in left if s.key in needed and not results[s.key][1].usable]
         if not left:
             break
     return results

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from fakes import (
+    OP,
     Affine,
     FakeDevice,
     ScriptedTimer,
     Sized,
+    affine,
     make_tactic,
     outcomes,
     plugin,
@@ -21,6 +24,7 @@ from fakes import (
     registry,
     signature,
 )
+from tactician import Op, measuring
 from tactician.config import BuilderConfig
 from tactician.errors import BuildCancelledError, CacheError, SelectionError, TimingCacheMissError
 from tactician.signature import OpSignature, TensorType
@@ -479,3 +483,30 @@ def test_what_can_not_be_prepared_has_failed_also_where_nothing_can_be_checked()
     )
     measured = measure(registry(RAISES, FAST), dynamic)
     assert outcomes(measured.records) == {"raises": "failed", "fast": "unmeasured"}
+
+
+def test_only_what_a_network_has_goes_on_to_the_next_device() -> None:
+    refuses = make_tactic("Refuses", decline=lambda self, signature, device: "not today")
+    takes = make_tactic("Takes", target="other")
+    first, second = FakeDevice(), FakeDevice()
+    second.target = "other"
+    plugins = SimpleNamespace(
+        registry=registry(refuses, takes),
+        ops={OP: Op(OP, lambda s: list(s.inputs[:1]), lambda s, x: affine(x))},
+        targets={},
+        hooks=SimpleNamespace(filter_tactics=[]),
+    )
+    needed, proposed = signature(), signature(7)
+    config = BuilderConfig(use_timing_cache=False)
+    devices, calls = [first, second], {"needed": needed}
+    results = measuring.measure(
+        calls, devices, plugins, config, None, None, None, own=None, proposed={"proposed": proposed}
+    )
+    device, measured = results[needed.key]
+    assert device is second
+    assert [(r.tactic, r.reason) for r in measured.records] == [
+        ("acme.takes()", ""),
+        ("acme.refuses()", "not today"),
+    ]
+    device, measured = results[proposed.key]
+    assert device is first and not measured.usable
