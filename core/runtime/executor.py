@@ -178,12 +178,24 @@ def releases(plan: Plan, dynamic: Sequence[bool]) -> list[tuple[int, ...]]:
 
 
 def as_host_array(value: Any, device: Device, stream: Any) -> Any:
-    """Return a host array of a device's tensor; sequences, optionals and host arrays are returned as they are."""
-    if isinstance(value, np.ndarray | list | tuple) or value is None or np.isscalar(value):
+    """Return a host array of a device's tensor; sequences, optionals and arrays of the host itself are returned as they are.
+
+    Raises
+    ------
+    DeviceError
+        If it is none of the device's tensors.
+    """
+    if isinstance(value, list | tuple) or value is None or np.isscalar(value):
+        return value
+    if isinstance(value, np.ndarray) and device.target == "cpu":
         return value
     try:
-        return device.download(value, stream)
+        return device.download(
+            value, stream
+        )  # a device's tensors may be arrays too: over memory that it reuses
     except AttributeError as error:
+        if isinstance(value, np.ndarray):
+            return value
         raise DeviceError(
             f"can't read a {type(value).__name__} from device {device.target}:{device.index}"
         ) from error
