@@ -104,49 +104,47 @@ def _members(
     graph: ir.Graph, form: FusedForm, places: Mapping[ir.Node, int]
 ) -> Iterator[list[tuple[ir.Node, Role]]]:
     """Yield the nodes, with their roles, of every region of ``form``, in the graph's order."""
+    absorbed: set[ir.Node] = set()
     for anchor in graph:
-        if _name(anchor) not in form.anchors or not _is_plain(anchor) or _is_absorbed(anchor, form, graph):
+        # what is in the epilogue of another anchor has a smaller region of its own, and nothing more
+        if _name(anchor) not in form.anchors or not _is_plain(anchor) or anchor in absorbed:
             continue
         before = _prologue(anchor, form, graph)
-        after = _epilogue(anchor, form, graph)
+        epilogues = list(_epilogues(anchor, form, graph, places))
+        absorbed.update(*epilogues)
         for prologue in ([], before) if before else ([],):
-            for length in range(0 if prologue else 1, len(after) + 1):
-                if 1 + len(prologue) + length > form.longest:
+            for epilogue in ([], *epilogues) if prologue else epilogues:
+                if 1 + len(prologue) + len(epilogue) > form.longest:
                     break
                 roles: dict[ir.Node, Role] = dict.fromkeys(prologue, "prologue")
                 roles[anchor] = "anchor"
-                roles |= dict.fromkeys(after[:length], "epilogue")
+                roles |= dict.fromkeys(epilogue, "epilogue")
                 yield sorted(roles.items(), key=lambda member: places[member[0]])
 
 
-def _is_absorbed(anchor: ir.Node, form: FusedForm, graph: ir.Graph) -> bool:
-    """Return whether the region of another anchor of this form has this one in its epilogue, and then all it has."""
-    producers = (value.producer() for value in anchor.inputs if value is not None)
-    return _name(anchor) in form.epilogue and any(
-        p is not None
-        and _name(p) in form.anchors
-        and _is_plain(p)
-        and _only_reader(p, graph) is anchor
-        and _keeps_shape(p, anchor)
-        for p in producers
-    )
+def _epilogues(
+    anchor: ir.Node, form: FusedForm, graph: ir.Graph, places: Mapping[ir.Node, int]
+) -> Iterator[list[ir.Node]]:
+    """Yield what may follow the anchor, shortest first: of each, nothing outside reads any result but the last one.
+
+    Whoever reads a result and is earliest in the graph must be in every larger epilogue: it is taken, or growing ends.
+    """
+    inside = [anchor]
+    while len(inside) < form.longest:
+        readers = {use.node for node in inside for use in node.outputs[0].uses()}.difference(inside)
+        if not readers or any(reader.graph is not graph for reader in readers):
+            return
+        first = min(readers, key=lambda reader: places[reader])
+        if _name(first) not in form.epilogue or not _is_plain(first) or not _keeps_shape(anchor, first):
+            return
+        inside.append(first)
+        if all(_is_read_within(node, inside) for node in inside[:-1]):
+            yield inside[1:]
 
 
-def _epilogue(anchor: ir.Node, form: FusedForm, graph: ir.Graph) -> list[ir.Node]:
-    found: list[ir.Node] = []
-    last = anchor
-    while len(found) < form.longest - 1:
-        reader = _only_reader(last, graph)
-        if (
-            reader is None
-            or _name(reader) not in form.epilogue
-            or not _is_plain(reader)
-            or not _keeps_shape(last, reader)
-        ):
-            break
-        found.append(reader)
-        last = reader
-    return found
+def _is_read_within(node: ir.Node, inside: Sequence[ir.Node]) -> bool:
+    value = node.outputs[0]
+    return not value.is_graph_output() and all(use.node in inside for use in value.uses())
 
 
 def _prologue(anchor: ir.Node, form: FusedForm, graph: ir.Graph) -> list[ir.Node]:

@@ -21,8 +21,9 @@ class FusedForm:
     anchor
         Operators around which it forms, ``"ai.onnx::MatMul"`` or ``"acme::Attend"``.
     epilogue
-        Operators that may follow one another after the anchor, in any order. Each reads the result so far, which
-        nothing else does, and gives a tensor of the same shape.
+        Operators that may follow the anchor, in any order. Each reads a result before it and gives a tensor of the
+        anchor's shape; nothing outside reads any result but the last. A value may split and join within: of
+        ``x * sigmoid(x)`` both operators are the epilogue of what computes ``x``.
     prologue
         Operators that may compute inputs of the anchor, one after another too.
     longest

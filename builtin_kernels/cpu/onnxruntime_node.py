@@ -58,9 +58,20 @@ _FORM = FusedForm(
     tuple(f"ai.onnx::{name}" for name in ("Conv", "ConvTranspose", "Gemm", "MatMul")),
     epilogue=tuple(
         f"ai.onnx::{name}"
-        for name in ("Add", "Mul", "Relu", "Clip", "LeakyRelu", "HardSigmoid", "Sigmoid", "Tanh")
+        for name in (
+            "Add",
+            "Mul",
+            "Div",
+            "Erf",
+            "Relu",
+            "Clip",
+            "LeakyRelu",
+            "HardSigmoid",
+            "Sigmoid",
+            "Tanh",
+        )
     ),
-    longest=4,
+    longest=7,  # a product, its bias, and the five operators of GELU
 )
 """What ONNX Runtime's own optimizer makes one kernel of, or at least one session."""
 

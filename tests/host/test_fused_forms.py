@@ -80,6 +80,21 @@ def test_a_subgraph_that_reads_a_value_keeps_it_outside():
     assert found(nodes) == []
 
 
+def test_a_value_may_split_and_join():
+    swish = "[m] a = MatMul (x, w) [n] b = Neg (a) [r] c = Relu (a) [s] d = Add (b, c) [t] y = Mul (a, d)"
+    assert found(swish) == [("m", "n", "r", "s", "t")]
+    leaves = swish.replace("[t] y = Mul (a, d)", "[t] y = Mul (a, d) [u] z = Neg (c)")
+    assert found(leaves, outputs="float[4, 4] y, float[4, 4] z") == []
+    tail = swish.replace("y = Mul (a, d)", "e = Mul (a, d) [u] y = Relu (e)")
+    assert found(tail) == [("m", "n", "r", "s", "t"), ("m", "n", "r", "s", "t", "u")]
+
+
+def test_what_follows_the_longest_region_has_one_of_its_own():
+    nodes = "[a] a = Relu (x) [b] b = Neg (a) [c] c = Relu (b) [d] y = Neg (c)"
+    form = FusedForm(ELEMENTWISE, epilogue=ELEMENTWISE, longest=2)
+    assert found(nodes, form) == [("a", "b"), ("c", "d")]
+
+
 def test_no_region_is_longer_than_its_form():
     nodes = "[m] a = MatMul (x, w) [r] b = Relu (a) [s] c = Neg (b) [t] y = Relu (c)"
     short = FusedForm("ai.onnx::MatMul", epilogue=ELEMENTWISE, longest=3)
