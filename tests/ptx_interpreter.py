@@ -306,11 +306,11 @@ class _Run:
         if match is None:
             raise PtxError(f"address {operand} is not understood")
         name = match[1]
-        # shared addresses may come from 32-bit registers
-        kind = "u64"
+        offset = int(match[2] or "0", 0)
         if name.startswith("%") and self.registers[name].itemsize == 4:
-            kind = "u32"
-        return self.get(name, kind, lanes).astype(np.int64) + int(match[2] or "0", 0)
+            # shared addresses may come from 32-bit registers; the sum has 32 bits too, so "negative" ones come back
+            return self.get(name, "u32", lanes).astype(np.int64) + offset & 0xFFFFFFFF
+        return self.get(name, "u64", lanes).astype(np.int64) + offset
 
 
 def _instruction(line: str) -> Instruction:

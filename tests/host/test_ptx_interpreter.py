@@ -35,6 +35,14 @@ def test_blocks_and_shared_memory() -> None:
     assert y.tolist() == [*range(31, -1, -1), *range(63, 31, -1)]
 
 
+def test_shared_addresses_have_32_bits() -> None:
+    body = """__shared__ int s[64];
+        unsigned below = (unsigned)__cvta_generic_to_shared(s) + 4 * t - 4096;
+        asm volatile("st.shared.s32 [%0+4096], %1;" :: "r"(below), "r"(x[t]) : "memory");
+        __syncthreads(); y[t] = s[63 - t];"""
+    assert launch(body).tolist() == list(range(63, -1, -1))
+
+
 def test_shuffles() -> None:
     y = launch("y[t] = __shfl_xor_sync(0xffffffffu, x[t], 5) + __shfl_up_sync(0xffffffffu, x[t], 1);")
     lane = np.arange(64)

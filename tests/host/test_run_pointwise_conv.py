@@ -24,6 +24,12 @@ CASES = {
     "rows of seven": (1, 64, 48, 7, 7, 1),
     "many channels": (1, 512, 32, 4, 4, 1),
 }
+UNEVEN = {
+    # filters that leave a tile unfilled, and steps of channels that three parts don't share evenly
+    "one by one": (2, 97, 35, 5, 3, 1),
+    "in one row": (2, 104, 35, 7, 7, 1),
+    "every second": (2, 130, 33, 7, 9, 2),
+}
 
 
 @pytest.fixture
@@ -35,7 +41,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def call(case: str, dtype: str, bias: bool) -> tuple[OpSignature, list[Any]]:
-    batch, channels, filters, height, width, stride = CASES[case]
+    batch, channels, filters, height, width, stride = (CASES | UNEVEN)[case]
     rng = np.random.default_rng(6)
     inputs = [
         rng.standard_normal((batch, channels, height, width)),
@@ -81,3 +87,24 @@ def test_parts_are_added_up(package: Any, name: str, dtype: str, cluster: bool) 
     split = [t for t in offered(package, name, signature, device) if t.split_k > 1 and t.cluster is cluster]
     assert split
     check(device, split[-1], signature, inputs)
+
+
+FFMA = {"tile_m": 32, "tile_p": 56, "tile_c": 16, "thread_m": 4, "thread_p": 4}
+MMA = {"tile_m": 32, "tile_p": 56, "tile_c": 32, "warps_m": 2, "warps_p": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "fields"),
+    [("FfmaTiles", "float32", FFMA), ("FfmaTiles", "float16", FFMA), ("MmaTiles", "float16", MMA)],
+)
+@pytest.mark.parametrize(
+    "way", [(1, False), (3, False), (3, True)], ids=["in one part", "added up after", "added up in a cluster"]
+)
+@pytest.mark.parametrize("case", UNEVEN)
+def test_uneven_parts_of_several_images(
+    package: Any, case: str, way: tuple[int, bool], name: str, dtype: str, fields: dict[str, int]
+) -> None:
+    split_k, cluster = way
+    signature, inputs = call(case, dtype, bias=True)
+    tactic = getattr(package, name)(**fields, stages=3, split_k=split_k, cluster=cluster)
+    check(PtxDevice(90 if cluster else 80), tactic, signature, inputs)
