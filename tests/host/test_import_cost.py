@@ -105,9 +105,7 @@ def test_help_is_quick() -> None:
         pytest.skip("the command is not installed next to this interpreter")
     best = min(_seconds([script, "--help"]) for _ in range(7))
     bare = min(_seconds([sys.executable, "-c", ""]) for _ in range(3))
-    assert best < 0.150 or best < bare + 0.120, (
-        f"{1e3 * best:.0f} ms, the bare interpreter {1e3 * bare:.0f} ms"
-    )
+    assert best < max(0.150, 8 * bare), f"{1e3 * best:.0f} ms, the bare interpreter {1e3 * bare:.0f} ms"
 
 
 def _seconds(command: list[str]) -> float:
