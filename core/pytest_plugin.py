@@ -106,5 +106,5 @@ class _Specifications:
     """The hook that this plugin asks."""
 
     @staticmethod
-    def pytest_tactician_signatures(plugin: str) -> list[OpSignature]:  # type: ignore[empty-body]  # a specification
-        """Return calls to check ``plugin`` on besides those of the ONNX project's tests."""
+    def pytest_tactician_signatures(plugin: str) -> list[OpSignature] | None:
+        """Return calls to check ``plugin`` on besides those of the ONNX project's tests; None for none."""

@@ -49,6 +49,12 @@ SIGNATURES = {
 }
 
 
+ONE_WORD = 4
+KNOWN_SPILL = ("gemm_ffma", "sm_80", SIGNATURES["sm_80"][-1])
+"""NVRTC 13.5 spills one word of this one. A launch bound that gave the kernel all registers would spare it, and cost the
+kernel 3 to 16 % (medians of five shapes, H200, driver 580.159.04, NVRTC 13.0.88)."""
+
+
 @pytest.mark.parametrize(
     ("arch", "signature"),
     [pytest.param(a, s, id=f"{a}-{s}") for a, group in SIGNATURES.items() for s in group],
@@ -68,11 +74,9 @@ def test_compiles_without_spills(
         _, resources = compile_cubin(source, arch, report=True)
         assert resources is not None
         said = f"{source.name} on {arch}: {resources}\n{source.text[source.text.index('#define') :][:600]}"
-        # all registers would spare one odd shape its one word and cost the others 3 to 16 % on an H200
-        allowed = 4 if "THREAD_M" in source.text else 0
-        assert (
-            max(resources.spill_stores, resources.spill_loads) <= allowed and resources.stack <= 2 * allowed
-        ), said
+        allowed = ONE_WORD if (source.name, arch, signature) == KNOWN_SPILL else 0
+        assert max(resources.spill_stores, resources.spill_loads) <= allowed, said
+        assert resources.stack <= 2 * allowed, said
 
 
 class _Uncompiled:
