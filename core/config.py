@@ -36,6 +36,8 @@ class BuilderConfig:
         Fewest rounds that a candidate is timed, unless it falls behind.
     max_candidates
         Most candidates of one signature that are timed, in the tactics' own order; None for all.
+    exhaustive
+        Whether tactics are asked for their whole search space instead of what they take to be fastest.
     timing_cache
         Path of the timing cache; None for the user's own.
     use_timing_cache
@@ -76,6 +78,7 @@ class BuilderConfig:
     tactic_rules: tuple[tuple[str, str], ...] = ()
     avg_timing_iterations: int = 5
     max_candidates: int | None = None
+    exhaustive: bool = False
     timing_cache: Path | None = None
     use_timing_cache: bool = True
     error_on_timing_cache_miss: bool = False

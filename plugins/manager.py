@@ -174,7 +174,7 @@ def load_plugins(config: BuilderConfig | None = None, *, only: Collection[str] |
     """
     config = config or BuilderConfig()
     policy = Policy.of(config)
-    plugins = Plugins()
+    plugins = Plugins(Registry(config.exhaustive))
     for source in _allowed_sources(policy, plugins.states):
         if only is None or source.name in only:
             _load(plugins, source, run_only=only is not None)

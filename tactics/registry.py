@@ -49,9 +49,15 @@ class Registry:
 
     The order of registration never matters: candidates come in the order of plugin name, tactic name and the
     tactic's own preference.
+
+    Parameters
+    ----------
+    exhaustive
+        Whether tactics are asked for their whole search space instead of what they take to be fastest.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exhaustive: bool = False) -> None:
+        self._exhaustive = exhaustive
         self._classes: dict[tuple[str, str], tuple[PluginRef, type[Tactic]]] = {}
         self._by_op: dict[str, set[tuple[str, str]]] = defaultdict(set)
 
@@ -92,7 +98,8 @@ class Registry:
             if cls.target != device.target:
                 continue
             try:
-                for tactic in cls.candidates(signature, device):
+                offer = cls.search_space if self._exhaustive else cls.candidates
+                for tactic in offer(signature, device):
                     candidate = Candidate(tactic_id(plugin, tactic), tactic, plugin)
                     reason = tactic.decline(signature, device)
                     if reason is None:

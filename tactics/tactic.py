@@ -72,6 +72,14 @@ class Tactic(ABC):
         """
         yield cls()
 
+    @classmethod
+    def search_space(cls, signature: OpSignature, device: Device) -> Iterable[Self]:
+        """Yield every configuration that may be the fastest, for ``BuilderConfig.exhaustive``.
+
+        Pure, and without an order. The default is ``candidates``, which is what an ordinary build times.
+        """
+        return cls.candidates(signature, device)
+
     def decline(self, signature: OpSignature, device: Device) -> str | None:
         """Return why this tactic can't run ``signature`` on ``device``, in words, or None to accept.
 

@@ -62,6 +62,9 @@ LATENCY_SECONDS = 0.5
     "--max-candidates", type=click.IntRange(min=1), help="Most candidates of one call that are timed."
 )
 @click.option(
+    "--exhaustive", is_flag=True, help="Time every configuration of every tactic, not the likely ones alone."
+)
+@click.option(
     "--timing-cache", type=click.Path(path_type=Path), help="Timing cache file; by default the user's own."
 )
 @click.option("--no-timing-cache", is_flag=True, help="Neither read nor write a timing cache.")

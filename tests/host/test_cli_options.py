@@ -46,6 +46,7 @@ def test_every_option_of_the_config_is_an_option_of_build(
     flags = (
         "--tf32",
         "--deterministic",
+        "--exhaustive",
         "--no-timing-cache",
         "--error-on-timing-cache-miss",
         "--locked",
