@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from tactician.tactics.tactic import Tactic
 
 TACTICIAN_API = (1, 0)
+TACTICIAN_DOMAINS = ("tactician.nhwc",)
 
 
 @hookimpl
 def ops() -> list[Op]:
-    """Return no operators: the built-in kernels serve ONNX's own and fused ones."""
-    return []
+    """Return the operators of channels-last tensors; the other kernels serve ONNX's own and fused ones."""
+    from tactician.builtin_kernels import nhwc
+
+    return nhwc.ops()
 
 
 @hookimpl

@@ -71,7 +71,8 @@ LARGE = [
     *(matmul((12, 197, 64), (12, 64, 197), t) for t in (SINGLE, HALF)),
     *(matmul((1, 2048), (2048, 1000), t) for t in (SINGLE, HALF, BF16)),
     *(gemm(1, 1000, 2048, 0, 1, (1000,), t) for t in (SINGLE, HALF)),
+    *(gemm(m, 2048, 1024, 0, y, dtype=t) for m in (1, 4, 16) for y in (0, 1) for t in (SINGLE, HALF, BF16)),
     matmul((2, 128, 512), (512, 2048), BF16),
     matmul((300, 200), (200, 100), DOUBLE),
 ]
-"""Whole tiles, the shapes of transformers and classifiers, and single rows."""
+"""Whole tiles, the shapes of transformers and classifiers, and few rows."""

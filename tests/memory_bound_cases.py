@@ -55,6 +55,11 @@ def whole(*shape: int, dtype: Any = np.int32, low: int = -50, high: int = 50) ->
     return _rng.integers(max(low, 0) if np.dtype(dtype).kind == "u" else low, high, shape).astype(dtype)
 
 
+def numbered(*shape: int, dtype: Any = np.float32) -> Array:
+    """Return elements that differ from their neighbours in every direction, so that no exchange goes unseen."""
+    return (np.arange(np.prod(shape)) % 251).reshape(shape).astype(dtype)
+
+
 def boolean(*shape: int) -> Array:
     """Return random truth values."""
     return _rng.integers(0, 2, shape).astype(bool)
@@ -270,6 +275,19 @@ MOVEMENT = [
     Case("Transpose", [whole(5, 6, 37, dtype=np.uint8)]),
     Case("Transpose", [normal(9, 65, dtype=np.float64)]),
     Case("Transpose", [normal(1, 5, 1, 7)], {"perm": [2, 1, 0, 3]}),
+    # every width of vectors, each with whole and with overhanging tiles, and both sides unlike
+    *(
+        Case("Transpose", [numbered(rows, columns, dtype=t)])
+        for t in (np.uint8, np.float16, np.float32, np.float64)
+        for rows, columns in ((64, 128), (136, 72), (36, 300), (70, 33), (4, 513), (1000, 8))
+    ),
+    Case("Transpose", [numbered(2, 24, 12, 12, dtype=np.float16)], {"perm": [0, 2, 3, 1]}),
+    Case("Transpose", [numbered(2, 24, 11, 7, dtype=np.float16)], {"perm": [0, 2, 3, 1]}),
+    Case("Transpose", [numbered(2, 11, 7, 40, dtype=np.float16)], {"perm": [0, 3, 1, 2]}),
+    Case("Transpose", [numbered(16, 3, 72, dtype=np.float16)], {"perm": [2, 1, 0]}),
+    Case("Transpose", [numbered(8, 5, 4, 20, dtype=np.float32)], {"perm": [3, 2, 1, 0]}),
+    # more rows of tiles than run together, the last of them fewer
+    Case("Transpose", [numbered(1160, 72, dtype=np.float16)]),
     Case("DepthToSpace", [normal(2, 8, 6, 5)], {"blocksize": 2}),
     Case("DepthToSpace", [normal(2, 8, 6, 5)], {"blocksize": 2, "mode": "CRD"}),
     Case("SpaceToDepth", [normal(2, 3, 6, 4)], {"blocksize": 2}),
@@ -409,6 +427,9 @@ LARGE = {
         Case("Transpose", [blank(8, 384, 12, 64, dtype=np.float16)], {"perm": [0, 2, 1, 3]}),
         Case("Transpose", [blank(8, 64, 113, 113)], {"perm": [0, 2, 3, 1]}),
         Case("Transpose", [blank(2049, 4099, dtype=np.float16)]),
+        *(Case("Transpose", [blank(4096, 2048, dtype=t)]) for t in (np.uint8, np.float16, np.float64)),
+        Case("Transpose", [blank(8, 64, 112, 112, dtype=np.float16)], {"perm": [0, 2, 3, 1]}),
+        Case("Transpose", [blank(8, 113, 113, 64, dtype=np.float16)], {"perm": [0, 3, 1, 2]}),
         Case("Concat", [blank(8, 64, 56, 56), blank(8, 32, 56, 56)], {"axis": 1}),
         Case("Gather", [blank(30522, 768), whole(32, 384, dtype=np.int64, low=0, high=30522)]),
         Case("Slice", [blank(64, 1024, 768), i64(1), i64(1023), i64(1)], constants=(1, 2, 3)),

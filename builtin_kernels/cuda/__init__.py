@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 _MODULES = (
     "gemm_ffma",
     "gemm_mma",
+    "gemm_small_m",
+    "gemm_wgmma",
+    "conv_wgmma",
     "cublaslt",
     "conv_direct",
     "conv_implicit_gemm",
@@ -23,6 +26,8 @@ _MODULES = (
     "pointwise",
     "reduce",
     "softmax",
+    "attention_mma",
+    "attention_wgmma",
     "layer_norm",
     "transpose",
     "strided_copy",

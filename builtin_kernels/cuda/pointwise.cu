@@ -59,3 +59,103 @@ __device__ __forceinline__ i32 quantize(float x, i32 zero, i32 low, i32 high) {
     i32 q = (i32)not_above(not_below(rintf(x), -1e6f), 1e6f) + zero;
     return q < low ? low : q > high ? high : q;
 }
+
+// Functions for results that are rounded to 16 bits: from one ex2, rcp or lg2 of the special-function unit each, with
+// relative errors of some 1e-6 (a tenth of bf16's rounding in gelu_bf16) wherever results are not denormal floats.
+__device__ __forceinline__ float fast_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float fast_log2(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float fast_reciprocal(float x) {  // 0 for more than 2^126
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float fast_root(float x) {
+    float y;
+    asm("sqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+// Within 2 units in the last place for all magnitudes.
+__device__ __forceinline__ float fast_quotient(float x, float y) {
+    float z;
+    asm("div.full.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}
+
+// Macros, as constants would be placed in global memory.
+#define LOG2_E 1.44269504f
+#define LN_2 0.693147181f
+
+// The sum of c[i] * x^i.
+template <int N> __device__ __forceinline__ float polynomial(const float (&c)[N], float x) {
+    float y = c[N - 1];
+#pragma unroll
+    for (int i = N - 2; i >= 0; i--) y = fmaf(y, x, c[i]);
+    return y;
+}
+
+// 1 / (1 + e^-x).
+__device__ __forceinline__ float fast_sigmoid(float x) { return fast_reciprocal(1 + fast_exp2(-LOG2_E * x)); }
+
+// The differences from 1 cancel near 0, where a few terms of the series are as good.
+__device__ __forceinline__ float fast_expm1(float x) {
+    const float series[] = {1, 1 / 2.f, 1 / 6.f, 1 / 24.f, 1 / 120.f};
+    return fabsf(x) < 0.25f ? x * polynomial(series, x) : fast_exp2(LOG2_E * x) - 1;
+}
+__device__ __forceinline__ float fast_tanh(float x) {
+    const float series[] = {1, -1 / 3.f, 2 / 15.f};
+    return fabsf(x) < 0.2f ? x * polynomial(series, x * x) : 1 - 2 * fast_reciprocal(1 + fast_exp2(2 * LOG2_E * x));
+}
+__device__ __forceinline__ float fast_softplus(float x) {
+    const float e = fast_exp2(-LOG2_E * fabsf(x));
+    return x < -5 ? e - 0.5f * e * e : fmaf(LN_2, fast_log2(1 + e), x > 0 ? x : 0);
+}
+// x tanh(ln(1 + n)) with n = e^x, as a ratio of polynomials of n. Past the bound it is x, and n^2 still fits.
+__device__ __forceinline__ float fast_mish(float x) {
+    const float n = fast_exp2(LOG2_E * fminf(x, 20)), m = n * (n + 2);
+    return x * (m * fast_reciprocal(m + 2));
+}
+
+// erf(x) = x p(x^2) / q(x^2): minimax up to the bound, where it is 1 - 7e-7 and stays; min and max keep NaN.
+__device__ __forceinline__ float fast_erf(float x) {
+    const float p[] = {1.12837318f, 0.15739736f, 0.0425581150f, 7.11606775e-4f};
+    const float q[] = {1, 0.47277378f, 0.09535701f, 0.0089907f};
+    const float bound = 3.5f, z = not_above(not_below(x, -bound), bound), u = z * z;
+    return z * polynomial(p, u) * fast_reciprocal(polynomial(q, u));
+}
+
+// gelu(x) = x phi(x), where phi(x) = 1 - phi(-x) and the tail phi(-|x|) is as precise, relatively, as it gets: 1 + erf
+// would cancel. -infinity gives NaN, 0 times infinity, as the formula of ONNX does.
+__device__ __forceinline__ float gelu_of_tail(float x, float tail) { return x * (x > 0 ? 1 - tail : tail); }
+
+// The tail as 2^p(|x|): p is a minimax polynomial over what the type can hold of the tail, and falls on behind it.
+__device__ __forceinline__ float gelu_f16(float x) {  // up to 5.8: 6e-6
+    const float p[] = {-0.99999535f, -1.1512504f, -0.45846689f, -0.053956654f, 0.0085057383f, -9.2984736e-4f,
+                       6.1494924e-5f, -1.8287325e-6f};
+    return gelu_of_tail(x, fast_exp2(polynomial(p, fabsf(x))));
+}
+__device__ __forceinline__ float gelu_bf16(float x) {  // up to 13.3: 7e-5
+    const float p[] = {-1.0000316f, -1.1509639f, -0.4588252f, -0.05393112f, 0.008657238f, -0.0010188647f,
+                       8.338923e-5f, -4.4457843e-6f, 1.378951e-7f, -1.8800055e-9f};
+    return gelu_of_tail(x, fast_exp2(polynomial(p, fabsf(x))));
+}
+// The tail as e^(-x^2/2) p(s) with s = |x| / (1 + 0.3 |x|), where p is a minimax polynomial up to 13.5: 6e-8. It is
+// exact where s is 0, so that small results lose nothing to rounding.
+__device__ __forceinline__ float gelu_f32(float x) {
+    const float p[] = {0.5f,           -0.398943782f,  0.130331099f,   -0.0189357419f,   -3.60234757e-4f,
+                       2.62363697e-4f, 8.66869595e-5f, -3.01196978e-5f, 2.51509891e-6f};
+    const float size = not_above(fabsf(x), 1e30f), s = size * fast_reciprocal(fmaf(0.3f, size, 1));
+    return gelu_of_tail(x, fast_exp2(-0.5f * LOG2_E * (x * x)) * polynomial(p, s));
+}
+// 0.5 x (1 + tanh(u)) with u = x (a + b x^2), which is x / (1 + e^-2u).
+__device__ __forceinline__ float gelu_tanh(float x) {
+    const float a = 0.797884561f, b = 0.0356774081f;
+    return x * fast_sigmoid(2 * x * fmaf(b, x * x, a));
+}

@@ -126,8 +126,12 @@ def apply_rule(call: Call) -> tuple[str, str]:
     return rule(call)
 
 
-def _formula(template: str, *, floats_only: bool = True, **defaults: float) -> Rule:
-    """Make a rule of a template over ``{x}``, ``{y}``, attributes, and ``{s}``, which is ``f`` in float."""
+def _formula(template: str, *, floats_only: bool = True, short: str | None = None, **defaults: float) -> Rule:
+    """Make a rule of a template over ``{x}``, ``{y}``, attributes, and ``{s}``, which is ``f`` in float.
+
+    ``short`` takes its place for 16-bit floats: their rounding hides errors that spare instructions, which is what
+    bounds kernels that move only 4 bytes for each element.
+    """
 
     def rule(call: Call) -> tuple[str, str]:
         x = call[0]
@@ -135,7 +139,8 @@ def _formula(template: str, *, floats_only: bool = True, **defaults: float) -> R
             raise UnsupportedError(f"{call.op} needs a floating-point type, not {x.dtype}")
         fields = {name: literal(call.attribute(name, value), x.dtype) for name, value in defaults.items()}
         fields |= {name: call[i].code for i, name in enumerate("xy"[: len(call.operands)])}
-        return x.dtype, template.format(s="" if x.dtype == "float64" else "f", **fields)
+        chosen = short if short is not None and x.dtype in HALF_TYPES else template
+        return x.dtype, chosen.format(s="" if x.dtype == "float64" else "f", **fields)
 
     return rule
 
@@ -236,23 +241,36 @@ def _clip(call: Call) -> tuple[str, str]:
 
 
 def _gelu(call: Call) -> tuple[str, str]:
-    kind = call.attribute("approximate", "none")
-    if kind == "tanh":
+    x = call[0]
+    if not x.is_float:
+        raise UnsupportedError(f"{call.op} needs a floating-point type, not {x.dtype}")
+    tanh = call.attribute("approximate", "none") == "tanh"
+    if x.dtype != "float64":
+        return x.dtype, f"{'gelu_tanh' if tanh else _GELU[x.dtype]}({x.code})"
+    if tanh:
         inner = "{x} * ({a} + {b} * {x} * {x})"
-        rule = _formula(
-            "{half} * {x} * ({one} + tanh{s}(" + inner + "))",
-            half=0.5,
-            one=1.0,
-            a=_GELU_A,
-            b=_GELU_A * 0.044715,
-        )
+        rule = _formula("{x} / ({one} + exp(-2 * " + inner + "))", one=1.0, a=_GELU_A, b=_GELU_A * 0.044715)
     else:
         # erfc keeps the small values of the negative tail, where 1 + erf cancels
-        rule = _formula("{half} * {x} * erfc{s}({x} * {a})", half=0.5, a=-math.sqrt(0.5))
+        rule = _formula("{half} * {x} * erfc({x} * {a})", half=0.5, a=-math.sqrt(0.5))
     return rule(Call(call.op, call.version, {}, call.operands))
 
 
+_GELU = {"float16": "gelu_f16", "bfloat16": "gelu_bf16", "float32": "gelu_f32"}
 _GELU_A = math.sqrt(2 / math.pi)
+
+
+def _divide(call: Call) -> tuple[str, str]:
+    x, y = call[0], call[1]
+    if x.dtype not in HALF_TYPES:
+        return x.dtype, f"{x.code} / {y.code}"
+    if y.value and _SAFE_DIVISOR < abs(y.value) < 1 / _SAFE_DIVISOR:
+        return x.dtype, f"{x.code} * {literal(1 / y.value, y.dtype)}"
+    return x.dtype, f"fast_quotient({x.code}, {y.code})"
+
+
+_SAFE_DIVISOR = 2.0**-100
+"""A constant between this and its reciprocal can be inverted: neither is near the ends of float."""
 
 
 def _cast_to(x: Operand, dtype: str) -> tuple[str, str]:
@@ -318,7 +336,10 @@ def _identity(call: Call) -> tuple[str, str]:
 
 
 def _math(name: str) -> Rule:
-    return _formula(name + "{s}({x})")
+    return _formula(name + "{s}({x})", short=_SHORT.get(name))
+
+
+_SHORT = {"erf": "fast_erf({x})", "tanh": "fast_tanh({x})", "sqrt": "fast_root({x})"}
 
 
 _FUNCTIONS = (
@@ -327,12 +348,13 @@ _FUNCTIONS = (
 )
 
 RULES: dict[str, Rule] = {
-    **{name: _operator(s) for name, s in {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}.items()},
+    **{name: _operator(s) for name, s in {"Add": "+", "Sub": "-", "Mul": "*"}.items()},
     **{name: _operator(s) for name, s in {"BitwiseAnd": "&", "BitwiseOr": "|", "BitwiseXor": "^"}.items()},
     **{name: _comparison(s) for name, s in {"Equal": "==", "Greater": ">", "GreaterOrEqual": ">="}.items()},
     **{name: _comparison(s) for name, s in {"Less": "<", "LessOrEqual": "<="}.items()},
     **{name: _comparison(s) for name, s in {"And": "&&", "Or": "||", "Xor": "!="}.items()},
     **{name: _math(name.lower()) for name in _FUNCTIONS},
+    "Div": _divide,
     "Sum": _fold("{a} + {b}"),
     "Min": _fold("smaller({a}, {b})"),
     "Max": _fold("larger({a}, {b})"),
@@ -349,16 +371,26 @@ RULES: dict[str, Rule] = {
     "Floor": _signed("floor{s}({x})", "{x}"),
     "Ceil": _signed("ceil{s}({x})", "{x}"),
     "Round": _signed("rint{s}({x})", "{x}"),
-    "Reciprocal": _formula("{one} / {x}", one=1.0),
+    "Reciprocal": _formula("{one} / {x}", short="fast_quotient({one}, {x})", one=1.0),
     "IsNaN": lambda call: ("bool", f"{call[0].code} != {call[0].code}"),
     "IsInf": _is_infinite,
     "Relu": _formula("{x} < 0 ? 0 : {x}", floats_only=False),
     "LeakyRelu": _formula("{x} < 0 ? {alpha} * {x} : {x}", alpha=0.01),
     "PRelu": _formula("{x} < 0 ? {y} * {x} : {x}", floats_only=False),
-    "Elu": _formula("{x} < 0 ? {alpha} * expm1{s}({x}) : {x}", alpha=1.0),
-    "Celu": _formula("{x} < 0 ? {alpha} * expm1{s}({x} / {alpha}) : {x}", alpha=1.0),
+    "Elu": _formula(
+        "{x} < 0 ? {alpha} * expm1{s}({x}) : {x}",
+        short="{x} < 0 ? {alpha} * fast_expm1({x}) : {x}",
+        alpha=1.0,
+    ),
+    "Celu": _formula(
+        "{x} < 0 ? {alpha} * expm1{s}({x} / {alpha}) : {x}",
+        short="{x} < 0 ? {alpha} * fast_expm1({x} * ({one} / {alpha})) : {x}",
+        alpha=1.0,
+        one=1.0,
+    ),
     "Selu": _formula(
         "{gamma} * ({x} > 0 ? {x} : {alpha} * expm1{s}({x}))",
+        short="{gamma} * ({x} > 0 ? {x} : {alpha} * fast_expm1({x}))",
         alpha=1.67326319217681884765625,
         gamma=1.05070102214813232421875,
     ),
@@ -369,11 +401,18 @@ RULES: dict[str, Rule] = {
     "HardSwish": _formula(
         "{x} * not_above(not_below({x} * {a} + {b}, {zero}), {one})", a=1 / 6, b=0.5, zero=0.0, one=1.0
     ),
-    "Mish": _formula("{x} * tanh{s}(softplus({x}))"),
-    "Sigmoid": _formula("{one} / ({one} + exp{s}(-{x}))", one=1.0),
-    "Softplus": _formula("softplus({x})"),
-    "Softsign": _formula("{x} / ({one} + fabs{s}({x}))", one=1.0),
-    "Swish": _formula("{x} / ({one} + exp{s}(-{alpha} * {x}))", alpha=1.0, one=1.0),
+    "Mish": _formula("{x} * tanh{s}(softplus({x}))", short="fast_mish({x})"),
+    "Sigmoid": _formula("{one} / ({one} + exp{s}(-{x}))", short="fast_sigmoid({x})", one=1.0),
+    "Softplus": _formula("softplus({x})", short="fast_softplus({x})"),
+    "Softsign": _formula(
+        "{x} / ({one} + fabs{s}({x}))", short="fast_quotient({x}, {one} + fabsf({x}))", one=1.0
+    ),
+    "Swish": _formula(
+        "{x} / ({one} + exp{s}(-{alpha} * {x}))",
+        short="{x} * fast_sigmoid({alpha} * {x})",
+        alpha=1.0,
+        one=1.0,
+    ),
     "ThresholdedRelu": _formula("{x} > {alpha} ? {x} : 0", alpha=1.0),
     "Shrink": _formula(
         "{x} < -{lambd} ? {x} + {bias} : {x} > {lambd} ? {x} - {bias} : 0", lambd=0.5, bias=0.0

@@ -8,15 +8,39 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from tactician.builtin_kernels.cuda.compiler import KernelSource
-from tactician.builtin_kernels.cuda.indexing import Shape, ceil_div, collapse, index_type, offset_expression
+from tactician.builtin_kernels.cuda.indexing import (
+    Shape,
+    ceil_div,
+    collapse,
+    index_type,
+    offset_expression,
+    power_of_two_below,
+)
 from tactician.builtin_kernels.cuda.kernel_text import specialise
-from tactician.builtin_kernels.cuda.pieces import MovementError, permutation_of, permutation_piece
+from tactician.builtin_kernels.cuda.pieces import (
+    WIDEST_WORD,
+    MovementError,
+    permutation_of,
+    permutation_piece,
+)
 from tactician.builtin_kernels.cuda.strided_copy import WORDS, decline_movement
 from tactician.signature import OpSignature
 from tactician.tactics.tactic import Launch, Tactic
 
 SHORTEST_SIDE = 4
 """A matrix with a shorter side than this leaves most threads of a tile idle: the strided copy is better."""
+LINE_BYTES = 128
+"""Bytes of a cache line, and of one pass over all banks of shared memory."""
+WARP = 32
+SMALLEST_TILE = 32
+"""The side, in elements, of the smallest tile: wide elements fill lines with fewer, but leave blocks too little work."""
+SMALLEST_BLOCK, LARGEST_BLOCK = 64, 512
+MOST_ACCESSES = 16
+"""Loads of a thread, or stores, past which more threads do better."""
+THREAD_BYTES = 128
+"""Bytes that a thread has in flight: enough for the memory's latency at the occupancy that its registers allow."""
+GROUP = 8
+"""Rows of tiles whose blocks run together, where they are grouped: 1 KiB of each row of the target."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +54,12 @@ class TiledProblem:
     batch: Shape
     source_batch: Shape
     target_batch: Shape
+
+    def vectors(self, widest: int) -> tuple[int, int]:
+        """Return the elements of an access to the source and to the target, at most ``widest``: powers of two."""
+        source = math.gcd(self.width, self.source_row, *self.source_batch)
+        target = math.gcd(self.height, self.target_row, *self.target_batch)
+        return power_of_two_below(source, widest), power_of_two_below(target, widest)
 
     @classmethod
     def of(cls, dims: Shape, permutation: Shape) -> TiledProblem:
@@ -52,30 +82,42 @@ class TiledProblem:
 
 @dataclass(frozen=True)
 class TransposeTiled(Tactic):
-    """One tile of shared memory per block."""
+    """One tile of shared memory per block, read and written in vectors as wide as the shapes allow."""
 
     op: ClassVar[tuple[str, ...]] = tuple(
         f"ai.onnx::{name}" for name in ("Transpose", "DepthToSpace", "SpaceToDepth")
     )
     target: ClassVar[str] = "cuda"
 
-    tile: int = 32
-    rows: int = 8
-    """Warps of a block."""
+    tile_x: int = 64
+    """Elements of a tile along the source's innermost dimension; a power of two."""
+    tile_y: int = 64
+    """Elements of a tile along the target's innermost dimension; a power of two."""
+    access: int = 8
+    """Bytes of the widest access of a thread."""
+    threads: int = 256
+    """Threads of a block: fewer where a tile has fewer patches, more where its vectors are narrow."""
+    group: int = 1
+    """Rows of tiles whose blocks run together."""
 
     @classmethod
     def candidates(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
-        """Yield larger tiles first for narrow elements, whose rows are short in bytes."""
+        """Yield tiles whose rows are whole cache lines on both sides, the widest vectors first."""
         tensor = signature.input(0)
-        itemsize = (
-            tensor.itemsize if tensor is not None and tensor.is_tensor and tensor.dtype != "string" else 4
-        )
-        tiles: tuple[int, ...] = (32, 64) if itemsize >= 4 else (64, 32)
-        if itemsize > 8:
-            tiles = (32,)
-        for tile in tiles:
-            yield cls(tile, 8)
-            yield cls(tile, 16)
+        known = tensor is not None and tensor.is_tensor and tensor.dtype != "string"
+        itemsize = tensor.itemsize if tensor is not None and known else 4
+        side = max(LINE_BYTES // itemsize, SMALLEST_TILE)
+        # a patch of bytes that is 16 x 16 would take most registers of a thread
+        access = WIDEST_WORD if itemsize > 1 else WIDEST_WORD // 2
+        for x, y, widest, group in (
+            (side, side, access, GROUP),
+            (side * 2, side, access, GROUP),
+            (side, side * 2, access, GROUP),
+            (side, side, access, 1),
+            (side, side, access // 2, GROUP),
+        ):
+            if widest >= itemsize:
+                yield cls(x, y, widest, max(x * y * itemsize // THREAD_BYTES, SMALLEST_BLOCK), group)
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
         """Decline permutations that keep the innermost dimension, and very narrow matrices."""
@@ -86,21 +128,25 @@ class TransposeTiled(Tactic):
         problem = _problem(signature)
         tensor = signature.outputs[0]
         assert tensor is not None
-        source, grid = self.kernel(problem, tensor.itemsize)
+        source, grid, threads = self.kernel(problem, tensor.itemsize)
         launch = device.compile(source).launch
-        threads = 32 * self.rows
 
         def run(inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any) -> None:
             launch(stream, grid, threads, inputs[0], outputs[0])
 
         return run
 
-    def kernel(self, problem: TiledProblem, itemsize: int) -> tuple[KernelSource, int]:
-        """Return the kernel's source and its number of blocks."""
-        tiles_x, tiles_y = ceil_div(problem.width, self.tile), ceil_div(problem.height, self.tile)
-        batches = math.prod(problem.batch)
+    def kernel(self, problem: TiledProblem, itemsize: int) -> tuple[KernelSource, int, int]:
+        """Return the kernel's source, its number of blocks and the threads of each."""
+        across, down = problem.vectors(max(self.access // itemsize, 1))
+        tile_x, tile_y = self._tile(problem)
+        # the thread that has a patch does all of its accesses; narrow vectors make them many
+        narrow = tile_x * tile_y // min(across, down) // MOST_ACCESSES
+        threads = min(max(self.threads, narrow), LARGEST_BLOCK, tile_x // across * (tile_y // down))
+        tiles_x, tiles_y = ceil_div(problem.width, tile_x), ceil_div(problem.height, tile_y)
+        blocks = math.prod(problem.batch) * tiles_x * tiles_y
         # tiles overhang by less than one tile, in rows whose offsets are computed but not used
-        index = index_type(batches * tiles_x * tiles_y * self.tile**2)
+        index = index_type(blocks * tile_x * tile_y)
         macros: dict[str, int | str] = {
             "SOURCE_BATCH(b)": f"({offset_expression('b', problem.batch, problem.source_batch, index)})",
             "TARGET_BATCH(b)": f"({offset_expression('b', problem.batch, problem.target_batch, index)})",
@@ -110,12 +156,22 @@ class TransposeTiled(Tactic):
             "HEIGHT": f"{problem.height}u",
             "TILES_X": f"{tiles_x}u",
             "TILES_Y": f"{tiles_y}u",
-            "TILE": self.tile,
-            "ROWS": self.rows,
-            "PAD": max(1, 4 // itemsize),
+            "TILE_X": f"{tile_x}u",
+            "TILE_Y": f"{tile_y}u",
+            "ACROSS": f"{across}u",
+            "DOWN": f"{down}u",
+            "THREADS": f"{threads}u",
+            "GROUP": f"{self.group}u",
+            "SPREAD": f"{_spread(tile_x // across, down * itemsize)}u",
         }
         types = {"T": WORDS[itemsize], "Index": index}
-        return specialise("transpose", "transpose.cu", types, macros), batches * tiles_x * tiles_y
+        return specialise("transpose", "transpose.cu", types, macros), blocks, threads
+
+    def _tile(self, problem: TiledProblem) -> tuple[int, int]:
+        """Return the sides of the tiles: a side that the matrix cuts short lets the other grow in its place."""
+        widest, highest = _power_of_two_above(problem.width), _power_of_two_above(problem.height)
+        x, y = min(self.tile_x, widest), min(self.tile_y, highest)
+        return min(x * (self.tile_y // y), widest), min(y * (self.tile_x // x), highest)
 
 
 TACTICS: list[type[Tactic]] = [TransposeTiled]
@@ -129,3 +185,15 @@ def _problem(signature: OpSignature) -> TiledProblem:
     if min(problem.width, problem.height) < SHORTEST_SIDE:
         raise MovementError(f"a {problem.height} x {problem.width} matrix is too narrow for tiles")
     return problem
+
+
+def _spread(patches: int, vector_bytes: int) -> int:
+    """Return by how many vectors neighbouring patches of a tile's row are rotated against each other.
+
+    The patches that a warp writes at a time then share out all banks.
+    """
+    return max(LINE_BYTES // min(patches, WARP) // vector_bytes, 1)
+
+
+def _power_of_two_above(n: int) -> int:
+    return 1 << (n - 1).bit_length()

@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -360,3 +361,9 @@ def test_the_documented_selector_selects(files, capsys):
     assert len(set(errors_of_fit)) > 1
     assert decision.winner.error == min(errors_of_fit)
     assert f"('probabilities',) {decision.chosen}" in capsys.readouterr().out
+
+
+def test_the_list_of_kernels_is_up_to_date():
+    make = runpy.run_path(str(DOCS / "make_kernels_page.py"))
+    text = read(DOCS / "kernels.md")
+    assert make["updated"](text) == text, "run `python docs/make_kernels_page.py`"
