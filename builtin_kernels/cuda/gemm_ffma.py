@@ -20,6 +20,18 @@ from tactician.builtin_kernels.cuda.kernel_text import specialise
 from tactician.signature import OpSignature, numpy_dtype
 from tactician.tactics.tactic import Launch, Tactic
 
+LARGE_TILES = (
+    (128, 128, 8, 8, 16, 2),
+    (128, 128, 8, 16, 8, 2),
+    (128, 256, 8, 8, 16, 1),
+    (256, 128, 8, 16, 8, 1),
+    (128, 128, 16, 8, 8, 1),
+)
+"""Tiles of 128 rows and more. Sums of 8 x 16 need fewer words of shared memory for each product."""
+MOST_SUMS = 128
+"""Registers of a thread that may hold sums."""
+LANES_M, LANES_N = 4, 8
+"""Threads of a warp, along rows and columns."""
 STATIC_SHARED_BYTES = 48 * 1024
 """Shared memory, in bytes, that a kernel may declare on every GPU."""
 
@@ -41,12 +53,19 @@ class GemmFfma(Tactic):
     """Rows of a thread's results."""
     thread_n: int = 4
     """Columns of a thread's results."""
+    blocks: int = 1
+    """Blocks that a multiprocessor has registers for, at least."""
 
     @classmethod
     def candidates(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
         """Yield large tiles for large products and small ones that fill the GPU for small products."""
         problem = gemm_problem(signature)
-        tiles = [cls(128, 128, 16, 8, 8), cls(64, 64, 16, 4, 4), cls(32, 32, 32, 2, 2), cls(16, 64, 32, 1, 4)]
+        tiles = [
+            *(cls(*tile) for tile in LARGE_TILES),
+            cls(64, 64, 16, 4, 4),
+            cls(32, 32, 32, 2, 2),
+            cls(16, 64, 32, 1, 4),
+        ]
         if isinstance(problem, str):
             yield cls()
             return
@@ -54,7 +73,7 @@ class GemmFfma(Tactic):
             tiles = tiles[::-1]
         for tactic in tiles:
             too_large = tactic.block_m >= 128 and min(problem.m, problem.n) <= 32
-            if tactic._shared_bytes(problem) <= STATIC_SHARED_BYTES and not too_large:
+            if tactic.decline(signature, device) is None and not too_large:
                 yield tactic
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
@@ -64,6 +83,12 @@ class GemmFfma(Tactic):
             return problem
         if self._shared_bytes(problem) > STATIC_SHARED_BYTES:
             return f"tiles take {self._shared_bytes(problem)} bytes of shared memory, more than 48 KiB"
+        words = self.thread_m * self.thread_n * (2 if problem.dtype == "float64" else 1)
+        if words > MOST_SUMS:
+            return f"sums of {words} registers don't fit into the registers of a thread"
+        rows, columns = self.block_m // self.thread_m, self.block_n // self.thread_n
+        if rows % LANES_M or columns % LANES_N:
+            return f"{rows} x {columns} threads are no whole warps of {LANES_M} x {LANES_N}"
         return None
 
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
@@ -99,6 +124,7 @@ class GemmFfma(Tactic):
             "BLOCK_K": self.block_k,
             "THREAD_M": self.thread_m,
             "THREAD_N": self.thread_n,
+            "BLOCKS": self.blocks,
             "GROUP_M": group_m,
             "GROUP_N": group_n,
             "VECTOR_A": vector(self.block_m, problem.row_a),
