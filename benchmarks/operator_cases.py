@@ -37,7 +37,7 @@ class OperatorCase:
         name = NAMES[self.dtype]
         inputs = tuple(TensorType(name, s) for s in self.shapes)
         return OpSignature(
-            ONNX + self.op,
+            self.op if "::" in self.op else ONNX + self.op,
             self.version,
             self.attributes,
             inputs,
@@ -194,12 +194,85 @@ def attention_cases() -> Iterable[OperatorCase]:
         )  # fmt: skip
 
 
+def conv(
+    batch: int, channels: int, size: int, filters: int, kernel: int, stride: int = 1, depthwise: bool = False
+) -> OperatorCase:
+    """Return a square convolution of channels-last tensors with a bias, padded by half its kernel."""
+    inner, out = 1 if depthwise else channels, (size - 1) // stride + 1
+    attributes = (
+        ("group", channels if depthwise else 1),
+        ("pads", (kernel // 2,) * 4),
+        ("strides", (stride,) * 2),
+    )
+
+    def reference(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        x, w = (t.permute(0, 3, 1, 2).float() for t in (x, w))
+        groups = channels if depthwise else 1
+        y = torch.nn.functional.conv2d(x, w, b.float(), stride, kernel // 2, 1, groups)
+        return y.permute(0, 2, 3, 1)
+
+    kind = "depthwise " if depthwise else ""
+    return OperatorCase(
+        f"b{batch} {kind}{channels}x{size}x{size} {filters} {kernel}x{kernel}{' s2' if stride == 2 else ''}",
+        "tactician.nhwc::Conv",
+        ((batch, size, size, channels), (filters, kernel, kernel, inner), (filters,)),
+        torch.float16,
+        (batch, out, out, filters),
+        reference,
+        attributes,
+        version=1,
+        operations=2.0 * batch * out * out * filters * inner * kernel * kernel,
+        weight=1,
+    )
+
+
+def resnet50_layers() -> Iterable[tuple[int, int, int, int, int, bool]]:
+    """Yield the convolutions of ResNet-50 (version 1.5) in order, as ``conv`` takes them; the image has 8 channels."""
+    yield 8, 224, 64, 7, 2, False
+    channels, size = 64, 56
+    for stage, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            yield channels, size, width, 1, 1, False
+            yield width, size, width, 3, stride, False
+            if not block:
+                yield channels, size, 4 * width, 1, stride, False
+            size //= stride
+            yield width, size, 4 * width, 1, 1, False
+            channels = 4 * width
+
+
+def mobilenet_v2_layers() -> Iterable[tuple[int, int, int, int, int, bool]]:
+    """Yield the convolutions of MobileNetV2 in order, as ``conv`` takes them; the image has 8 channels."""
+    yield 8, 224, 32, 3, 2, False
+    channels, size = 32, 112
+    for expansion, filters, blocks, first in (
+        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+    ):  # fmt: skip
+        for block in range(blocks):
+            stride, wide = first if not block else 1, channels * expansion
+            if expansion > 1:
+                yield channels, size, wide, 1, 1, False
+            yield wide, size, wide, 3, stride, True
+            size //= stride
+            yield wide, size, filters, 1, 1, False
+            channels = filters
+    yield channels, size, 1280, 1, 1, False
+
+
+def conv_cases() -> Iterable[OperatorCase]:
+    """Yield every distinct layer of ResNet-50 and of MobileNetV2 for 1, 32 and 128 images."""
+    layers = dict.fromkeys([*resnet50_layers(), *mobilenet_v2_layers()])
+    yield from (conv(batch, *layer) for batch in (1, 32, 128) for layer in layers)
+
+
 GROUPS: dict[str, Callable[[], Iterable[OperatorCase]]] = {
     "gemm": gemm_cases,
     "small_m": small_m_cases,
     "ffma": ffma_cases,
     "memory": memory_cases,
     "attention": attention_cases,
+    "conv": conv_cases,
 }
 """Groups of cases by name."""
 

@@ -113,3 +113,33 @@ LARGE = [
     conv(2, 33, 35, 96, 320, 3, 3),
 ]
 """Tiles of every size."""
+
+
+def depthwise(
+    *sizes: int, stride: int = 1, dtype: Any = HALF, bias: bool = True, **attributes: Any
+) -> ConvCase:
+    """Return a depthwise convolution of (N, H, W, C, R, S), padded to keep the size if the stride is 1."""
+    n, h, w, c, r, s = sizes
+    given = {"pads": (r // 2, s // 2, r // 2, s // 2), "strides": (stride, stride), **attributes, "group": c}
+    return ConvCase((n, h, w, c), (c, r, s, 1), given, bias, dtype)
+
+
+DEPTHWISE = [
+    *(depthwise(2, 9, 11, 24, 3, 3, dtype=np.dtype(t)) for t in (HALF, BF16, np.float32, np.float64)),
+    depthwise(1, 14, 13, 16, 3, 3, stride=2),
+    depthwise(2, 7, 7, 40, 5, 5, dtype=BF16),
+    depthwise(1, 10, 9, 12, 3, 5, strides=(2, 1), dilations=(1, 2), pads=(0, 2, 1, 1), bias=False),
+    depthwise(1, 6, 5, 7, 3, 3),
+    depthwise(3, 1, 1, 8, 3, 3),
+    depthwise(1, 4, 20, 8, 1, 4, pads=(0, 3, 0, 0), strides=(1, 2)),
+    depthwise(0, 4, 4, 8, 3, 3),
+]
+"""Each type, strides, dilations, uneven padding, channels that make no vectors, one pixel and no image."""
+
+MOBILENET = [
+    depthwise(1, 112, 112, 32, 3, 3),
+    depthwise(2, 112, 112, 96, 3, 3, stride=2),
+    depthwise(3, 14, 14, 576, 3, 3, stride=2),
+    depthwise(8, 7, 7, 960, 3, 3, dtype=BF16),
+]
+"""Layers of MobileNetV2."""

@@ -8,7 +8,7 @@
 
 constexpr u32 TAPS = KERNEL_D * KERNEL_H * KERNEL_W;
 constexpr u32 IN_SIZE = IN_D * IN_H * IN_W, OUT_SIZE = OUT_D * OUT_H * OUT_W;
-constexpr u32 PIXELS = BATCH * OUT_SIZE, DEPTH = CHANNELS * TAPS;
+[[maybe_unused]] constexpr u32 PIXELS = BATCH * OUT_SIZE, DEPTH = CHANNELS * TAPS;
 
 __device__ __forceinline__ i32 input_offset(i32 d, i32 h, i32 w) { return (d * (i32)IN_H + h) * (i32)IN_W + w; }
 

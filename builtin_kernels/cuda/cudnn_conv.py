@@ -9,33 +9,33 @@ from typing import Any, ClassVar, Self
 
 from tactician.builtin_kernels.cuda.conv_problem import ConvProblem, conv_problem
 from tactician.builtin_kernels.cuda.conv_stages import bias_of
+from tactician.builtin_kernels.cuda.conv_wgmma import nhwc_problem
+from tactician.builtin_kernels.cuda.cudnn_conv_graph import BIAS, ConvGraph, W, X, Y
 from tactician.builtin_kernels.cuda.cudnn_plan import (
-    BIAS,
     DTYPES,
-    ConvGraph,
     LibraryError,
     StoredPlan,
-    W,
-    X,
-    Y,
     build_handle,
     handle,
     library,
     plan_name,
 )
+from tactician.builtin_kernels.nhwc import CONV as NHWC_CONV
 from tactician.plugins.target import Artifacts
 from tactician.signature import OpSignature
 from tactician.tactics.tactic import Launch, Tactic
 
 PROPOSALS = 8
 """Plans that are offered for each precision."""
+ALL_PROPOSALS = 200
+"""Plans that are offered for each precision where all are asked for: more than there are."""
 
 
 @dataclass(frozen=True)
 class CudnnConv(Tactic):
     """One execution plan of cuDNN; the fields are the library's own numbers for it."""
 
-    op: ClassVar[str] = "ai.onnx::Conv"
+    op: ClassVar[tuple[str, ...]] = ("ai.onnx::Conv", NHWC_CONV)
     target: ClassVar[str] = "cuda"
     library: ClassVar[str] = "cudnn"
 
@@ -49,13 +49,22 @@ class CudnnConv(Tactic):
     @classmethod
     def candidates(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
         """Yield the plans that the heuristics propose, best first; for float32 also those with tf32."""
+        return cls._proposed(signature, device, PROPOSALS)
+
+    @classmethod
+    def search_space(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
+        """Yield all plans that the heuristics and their fallback know."""
+        return cls._proposed(signature, device, ALL_PROPOSALS)
+
+    @classmethod
+    def _proposed(cls, signature: OpSignature, device: Any, count: int) -> Iterable[Self]:
         problem = _problem(signature, device)
         if isinstance(problem, str):
             yield cls()
             return
         for tf32 in (False, True) if problem.dtype == "float32" else (False,):
             try:
-                plans = list(_graph(problem, tf32, build_handle(device)).proposals(PROPOSALS))
+                plans = list(_graph_of(signature, tf32, device).proposals(count))
             except LibraryError:
                 # one tactic stays, whose `decline` has the library's own words
                 plans = [(cls.engine, cls.knobs)]
@@ -69,16 +78,14 @@ class CudnnConv(Tactic):
         if self.tf32 and problem.dtype != "float32":
             return f"tf32 is for float32, not for {problem.dtype}"
         try:
-            _graph(problem, self.tf32, build_handle(device)).build(self.engine, self.knobs)
+            _graph_of(signature, self.tf32, device).build(self.engine, self.knobs)
         except LibraryError as error:
             return str(error)
         return None
 
     def workspace(self, signature: OpSignature, device: Any) -> int:
         """Return the scratch memory that the plan asks for, in bytes."""
-        problem = conv_problem(signature)
-        assert isinstance(problem, ConvProblem), problem
-        return _graph(problem, self.tf32, build_handle(device)).build(self.engine, self.knobs)
+        return _graph_of(signature, self.tf32, device).build(self.engine, self.knobs)
 
     def numerics(self, signature: OpSignature) -> frozenset[str]:
         """Return whether operands are rounded."""
@@ -86,12 +93,12 @@ class CudnnConv(Tactic):
 
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
         """Build the plan, or restore it as it was stored with the engine, its compiled kernels included."""
-        problem = conv_problem(signature)
+        problem = _convolution(signature)
         assert isinstance(problem, ConvProblem), problem
         device.core.set_current()
 
         def make() -> bytes:
-            return _graph(problem, self.tf32, build_handle(device)).serialized(self.engine, self.knobs)
+            return _graph_of(signature, self.tf32, device).serialized(self.engine, self.knobs)
 
         version = library().backend_version()
         name = f"{plan_name(self.engine, self.knobs)} {self.tf32}"
@@ -112,17 +119,25 @@ class CudnnConv(Tactic):
 TACTICS: list[type[Tactic]] = [CudnnConv]
 
 
-@lru_cache(
-    maxsize=64
-)  # the different convolutions of a network: describing one anew takes longer than a race
-def _graph(problem: ConvProblem, tf32: bool, library_handle: int) -> ConvGraph:
+@lru_cache(maxsize=64)  # the calls of a network: describing one anew takes longer than a race
+def _graph(problem: ConvProblem, channels_last: bool, tf32: bool, library_handle: int) -> ConvGraph:
     """Return the graph of a problem; its plans are built once for all of its tactics."""
-    return ConvGraph(problem, tf32, {"handle": library_handle})
+    return ConvGraph(problem, tf32, {"handle": library_handle}, channels_last)
+
+
+def _graph_of(signature: OpSignature, tf32: bool, device: Any) -> ConvGraph:
+    problem = _convolution(signature)
+    assert isinstance(problem, ConvProblem), problem
+    return _graph(problem, signature.op == NHWC_CONV, tf32, build_handle(device))
+
+
+def _convolution(signature: OpSignature) -> ConvProblem | str:
+    return nhwc_problem(signature) if signature.op == NHWC_CONV else conv_problem(signature)
 
 
 def _problem(signature: OpSignature, device: Any) -> ConvProblem | str:
     """Return the convolution in a form that the library has, or why there is none here."""
-    problem = conv_problem(signature)
+    problem = _convolution(signature)
     if isinstance(problem, str):
         return problem
     if problem.dtype not in DTYPES:

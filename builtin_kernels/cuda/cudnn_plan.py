@@ -1,15 +1,14 @@
-"""A convolution described to cuDNN as a graph, and its execution plans; the library is imported when first needed."""
+"""Graphs described to cuDNN, and their execution plans; the library is imported when first needed."""
 
 from __future__ import annotations
 
-import math
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
-from tactician.builtin_kernels.cuda.conv_problem import ConvProblem
 from tactician.errors import TacticError
 
 DTYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BFLOAT16"}
@@ -17,20 +16,6 @@ DTYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BFLOAT16"}
 
 WORKSPACE_LIMIT = 1 << 28
 """Scratch memory, in bytes, that a plan may ask for."""
-
-X, W, BIAS, Y = 1, 2, 3, 4
-"""Numbers of the tensors in every graph, by which a stored plan finds them again."""
-
-_NEVER = (
-    "NONDETERMINISTIC",
-    "REDUCED_PRECISION_REDUCTION",
-    "FFT",
-    "WINOGRAD_TILE_6x6",
-    "WINOGRAD_TILE_13x13",
-)
-_NEVER_IN_HALF = ("WINOGRAD", "WINOGRAD_TILE_4x4")
-_TF32 = ("TENSOR_CORE", "DOWN_CONVERT_INPUTS")
-"""Notes of plans that round float32 operands."""
 
 KNOBS = {
     1: "swizzle",
@@ -93,15 +78,13 @@ def library() -> Any:
     return cudnn
 
 
-class ConvGraph:
-    """A convolution with an optional bias, and the plans that the library's heuristics propose for it.
+class PlanGraph(ABC):
+    """Operators described to the library, and the plans that its heuristics propose for them.
 
     Parameters
     ----------
-    problem
-        Of one of ``DTYPES``.
-    tf32
-        Whether float32 operands are rounded; plans that round them and plans that don't are never mixed.
+    dtype
+        Element type of the tensors: one of ``DTYPES``.
     context
         Where plans will run, as ``cudnn.pygraph`` takes it: a handle.
 
@@ -111,28 +94,51 @@ class ConvGraph:
         If the library has no plan.
     """
 
-    def __init__(self, problem: ConvProblem, tf32: bool, context: Mapping[str, Any]) -> None:
+    what: ClassVar[str]
+    """What is described, for messages."""
+
+    def __init__(self, dtype: str, context: Mapping[str, Any]) -> None:
         self._cudnn = cudnn = library()
-        kind = getattr(cudnn.data_type, DTYPES[problem.dtype])
+        self._kind = getattr(cudnn.data_type, DTYPES[dtype])
         with _BUILDING:
             self._graph = cudnn.pygraph(
-                io_data_type=kind,
+                io_data_type=self._kind,
                 intermediate_data_type=cudnn.data_type.FLOAT,
                 compute_data_type=cudnn.data_type.FLOAT,
                 **context,
             )
             try:
-                self._describe(problem, kind)
+                self._describe()
                 self._graph.validate()
                 self._graph.build_operation_graph()
                 self._graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
-                self._filter(problem.dtype, tf32)
+                self._filter()
             except (
                 Exception
             ) as error:  # the frontend has an exception class of its own and plain RuntimeErrors
-                raise LibraryError(f"cuDNN has no plan for this convolution: {_first_line(error)}") from error
+                raise LibraryError(f"cuDNN has no plan for this {self.what}: {_first_line(error)}") from error
         names = (self._graph.get_plan_name_at_index(i) for i in range(self._graph.get_execution_plan_count()))
         self._indices = {name: i for i, name in reversed(list(enumerate(names)))}
+        self._workspaces: dict[str, int] = {}
+        self._newest = ""
+
+    @abstractmethod
+    def _describe(self) -> None:
+        """Add tensors and operators to the graph."""
+
+    @abstractmethod
+    def _filter(self) -> None:
+        """Leave out the plans that may not be used."""
+
+    def _tensor(self, uid: int, dims: Sequence[int], strides: Sequence[int]) -> Any:
+        return self._graph.tensor(uid=uid, dim=list(dims), stride=list(strides), data_type=self._kind)
+
+    def _output(self, tensor: Any, uid: int, dims: Sequence[int], strides: Sequence[int]) -> None:
+        made = tensor.set_output(True).set_uid(uid).set_data_type(self._kind)
+        made.set_dim(list(dims)).set_stride(list(strides))
+
+    def _notes(self, *names: str) -> list[Any]:
+        return [getattr(self._cudnn.numerical_note, name) for name in names]
 
     def proposals(self, count: int) -> Iterator[tuple[int, str]]:
         """Yield engine and knobs of up to ``count`` plans that can be built, best first."""
@@ -157,7 +163,8 @@ class ConvGraph:
         """
         name = plan_name(engine, knobs)
         with _BUILDING:
-            nbytes = self._build(name, engine, knobs)
+            # some plans are compiled when they are built, which takes seconds
+            nbytes = self._workspaces[name] if name in self._workspaces else self._build(name, engine, knobs)
         if nbytes > WORKSPACE_LIMIT:
             raise LibraryError(
                 f"plan {name} asks for {nbytes} bytes of scratch memory; at most {WORKSPACE_LIMIT} are given"
@@ -170,51 +177,22 @@ class ConvGraph:
                 self._indices[name] = self._graph.get_execution_plan_count()
                 self._graph.create_execution_plan(engine, self._knobs(knobs))
             index = self._indices[name]
+            self._newest = ""
             self._graph.build_plan_at_index(index)
-            return int(self._graph.get_workspace_size_plan_at_index(index))
+            self._newest = name
+            nbytes = int(self._graph.get_workspace_size_plan_at_index(index))
         except Exception as error:  # as above
             raise LibraryError(f"cuDNN refuses the plan {name}: {_first_line(error)}") from error
+        self._workspaces[name] = nbytes
+        return nbytes
 
     def serialized(self, engine: int, knobs: str) -> bytes:
         """Build a plan and return it as bytes, its compiled kernels included."""
-        with _BUILDING:  # the plan that was built last is the one that is written
-            self.build(engine, knobs)
+        name = plan_name(engine, knobs)
+        with _BUILDING:
+            if self._newest != name:  # the plan that was built last is the one that is written
+                self._build(name, engine, knobs)
             return bytes(self._graph.serialize())
-
-    def _describe(self, problem: ConvProblem, kind: Any) -> None:
-        window, graph = problem.window, self._graph
-        # the library takes two or three spatial dimensions
-        flat = (window.size[0], window.kernel[0], window.before[0], window.after[0]) == (1, 1, 0, 0)
-        first = 1 if flat else 0
-        channels, filters = problem.groups * problem.channels, problem.groups * problem.filters
-
-        def tensor(uid: int, *dims: int) -> Any:
-            return graph.tensor(uid=uid, dim=list(dims), stride=_strides(dims), data_type=kind)
-
-        y = graph.conv_fprop(
-            tensor(X, problem.batch, channels, *window.size[first:]),
-            tensor(W, filters, problem.channels, *window.kernel[first:]),
-            pre_padding=list(window.before[first:]),
-            post_padding=list(window.after[first:]),
-            stride=list(window.strides[first:]),
-            dilation=list(window.dilations[first:]),
-        )
-        if problem.bias:
-            y = graph.add(y, tensor(BIAS, 1, filters, *(1 for _ in window.size[first:])))
-        dims = (problem.batch, filters, *window.out[first:])
-        y.set_output(True).set_uid(Y).set_data_type(kind).set_dim(list(dims)).set_stride(_strides(dims))
-
-    def _filter(self, dtype: str, tf32: bool) -> None:
-        def notes(*names: str) -> list[Any]:
-            return [getattr(self._cudnn.numerical_note, name) for name in names]
-
-        self._graph.deselect_numeric_notes(notes(*_NEVER))
-        if dtype != "float32":
-            self._graph.deselect_numeric_notes(notes(*_NEVER_IN_HALF))
-        elif tf32:
-            self._graph.select_numeric_notes(notes(_TF32[0]))
-        else:
-            self._graph.deselect_numeric_notes(notes(*_TF32))
 
     def _knobs(self, text: str) -> dict[Any, int]:
         members = self._cudnn.knob_type.__members__
@@ -295,10 +273,6 @@ def _pairs(knobs: str) -> list[tuple[str, int]]:
         return [(name, int(value)) for name, _, value in (k.partition(":") for k in knobs.split(",") if k)]
     except ValueError as error:
         raise LibraryError(f"knobs '{knobs}' are not of the form name:number,name:number") from error
-
-
-def _strides(dims: Sequence[int]) -> list[int]:
-    return [math.prod(dims[i + 1 :]) for i in range(len(dims))]
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -170,7 +171,7 @@ class CudaDevice(Device):
             stream.wait(mark)
 
     def capture(self, thunk: Thunk) -> Thunk:
-        """Record what ``thunk`` enqueues as a CUDA graph; the result replays it."""
+        """Record what ``thunk`` enqueues as a CUDA graph; the result replays it, and keeps ``thunk``."""
         self.core.set_current()
         builder = self.core.create_graph_builder()
         builder.begin_building("thread_local")
@@ -178,12 +179,7 @@ class CudaDevice(Device):
             thunk(builder.stream)
         finally:
             builder.end_building()
-        graph = builder.complete()
-
-        def replay(stream: Any) -> None:
-            graph.launch(stream)
-
-        return replay
+        return _Replay(builder.complete(), thunk)
 
     def timer(self) -> Timer:
         """Return a timer by CUDA events around graph replays."""
@@ -208,6 +204,17 @@ class CudaDevice(Device):
                 self.core.set_current()
                 self._kernels[key] = Kernel(code, source.name, self)
             return self._kernels[key]
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """A CUDA graph with the thunk that it was captured from: the graph doesn't keep the modules and plans that it runs."""
+
+    graph: Any
+    thunk: Thunk
+
+    def __call__(self, stream: Any) -> None:
+        self.graph.launch(stream)
 
 
 class Kernel:

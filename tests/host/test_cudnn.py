@@ -7,21 +7,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attention_cases import SMALL as SMALL_ATTENTION
+from conv_nhwc_cases import DEPTHWISE, ConvCase
+from conv_nhwc_cases import SMALL as SMALL_NHWC
 from convolution_cases import CONVOLUTIONS, conv
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_bound_cases import Case
 from signatures import make_signature
-from tactician.builtin_kernels.cuda import cudnn_conv, cudnn_plan
+from tactician.builtin_kernels.cuda import cudnn_attention, cudnn_conv, cudnn_conv_graph, cudnn_plan
 from tactician.builtin_kernels.cuda.conv_problem import ConvProblem, conv_problem
+from tactician.builtin_kernels.cuda.cudnn_attention import CudnnAttention
 from tactician.builtin_kernels.cuda.cudnn_conv import CudnnConv
+from tactician.builtin_kernels.cuda.cudnn_conv_graph import ConvGraph
 from tactician.builtin_kernels.cuda.cudnn_plan import (
     KNOBS,
-    ConvGraph,
     LibraryError,
     parse_plan,
     plan_name,
 )
+from tactician.builtin_kernels.nhwc import CONV as NHWC_CONV
+from tactician.config import BuilderConfig
+from tactician.plugins.manager import load_plugins
 from tactician.plugins.reference import reference_for
 from tactician.plugins.target import Artifacts
 
@@ -35,13 +42,23 @@ class FakeTensor:
     """A tensor of a graph."""
 
     def __init__(self, dim: list[int], stride: list[int], uid: int, **_: Any) -> None:
-        assert stride == [int(np.prod(dim[i + 1 :])) for i in range(len(dim))]
-        self.dim, self.uid = dim, uid
+        self.dim, self.stride, self.uid = dim, stride, uid
 
     def set(self, *_: Any) -> FakeTensor:
         return self
 
-    set_output = set_data_type = set_stride = set
+    set_output = set_data_type = set
+
+    def set_stride(self, stride: list[int]) -> FakeTensor:
+        self.stride = stride
+        return self
+
+    def view(self, array: Array) -> Array:
+        """Return the elements of ``array`` that this tensor is, in its own order of dimensions."""
+        flat = array.reshape(-1)
+        assert sum((d - 1) * s for d, s in zip(self.dim, self.stride, strict=True)) == flat.size - 1
+        steps = [s * flat.itemsize for s in self.stride]
+        return np.lib.stride_tricks.as_strided(flat, self.dim, steps)
 
     def set_uid(self, uid: int) -> FakeTensor:
         self.uid = uid
@@ -68,10 +85,17 @@ class FakeGraph:
 
     def conv_fprop(self, x: FakeTensor, w: FakeTensor, **options: list[int]) -> FakeTensor:
         self.options = options
-        return FakeTensor([], [], 0)
+        return self.made()
 
     def add(self, y: FakeTensor, bias: FakeTensor) -> FakeTensor:
         self.bias = True
+        return self.made()
+
+    def sdpa(self, q: FakeTensor, k: FakeTensor, v: FakeTensor, **options: Any) -> tuple[FakeTensor, None]:
+        self.options = options
+        return self.made(), None
+
+    def made(self) -> FakeTensor:
         self.result = FakeTensor([], [], 0)
         return self.result
 
@@ -109,25 +133,38 @@ class FakeGraph:
 
     def deserialize(self, handle: int, data: list[int]) -> None:
         assert handle == 17
-        self.tensors, self.options, self.bias = (
-            getattr(self.stored[bytes(data)], name) for name in ("tensors", "options", "bias")
+        self.tensors, self.options, self.bias, self.result = (
+            getattr(self.stored[bytes(data)], name) for name in ("tensors", "options", "bias", "result")
         )
 
     def _execute(self, arrays: dict[int, Array], workspace: int, handle: int) -> None:
         """Compute; the addresses are the arrays themselves."""
-        x, w = (arrays[u].reshape(self.tensors[u].dim) for u in (cudnn_plan.X, cudnn_plan.W))
-        told = self.options
+        given = {uid: tensor.view(arrays[uid]) for uid, tensor in self.tensors.items()}
+        y = self._attention(given) if "attn_scale" in self.options else self._convolution(given)
+        self.result.view(arrays[self.result.uid])[...] = y
+
+    def _convolution(self, given: dict[int, Array]) -> Array:
+        x, w, told = given[cudnn_conv_graph.X], given[cudnn_conv_graph.W], self.options
         attributes = {
             "pads": told["pre_padding"] + told["post_padding"],
             "strides": told["stride"],
             "dilations": told["dilation"],
             "group": x.shape[1] // w.shape[1],
         }
-        signature = make_signature("Conv", [x, w], attributes)
-        (y,) = reference_for(signature)([x, w])
-        if self.bias:
-            y = y + arrays[cudnn_plan.BIAS].reshape(self.tensors[cudnn_plan.BIAS].dim)
-        arrays[cudnn_plan.Y][...] = y.reshape(arrays[cudnn_plan.Y].shape)
+        (y,) = reference_for(make_signature("Conv", [x, w], attributes))([x, w])
+        return y + given[cudnn_conv_graph.BIAS] if self.bias else y
+
+    def _attention(self, given: dict[int, Array]) -> Array:
+        q, k, v = (
+            given[uid].astype(np.float64) for uid in (cudnn_attention.Q, cudnn_attention.K, cudnn_attention.V)
+        )
+        k, v = (np.repeat(t, q.shape[1] // t.shape[1], axis=1) for t in (k, v))
+        scores = self.options["attn_scale"] * q @ k.swapaxes(2, 3)
+        if self.options["diagonal_band_right_bound"] is not None:
+            assert self.options["diagonal_band_right_bound"] == 0
+            scores = np.where(np.tri(*scores.shape[2:], dtype=bool), scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        return weights / weights.sum(-1, keepdims=True) @ v
 
 
 class _Names:
@@ -146,14 +183,20 @@ FRONTEND = SimpleNamespace(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _operators() -> None:
+    load_plugins(BuilderConfig(plugins=("builtin",)))
+
+
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Any:
-    for module in (cudnn_conv, cudnn_plan):
+    for module in (cudnn_conv, cudnn_attention, cudnn_plan):
         monkeypatch.setattr(module, "library", lambda: FRONTEND)
-    monkeypatch.setattr(cudnn_conv, "handle", lambda device: 17)
-    monkeypatch.setattr(cudnn_conv, "build_handle", lambda device: 18)
-    graphs = cudnn_conv._graph
-    graphs.cache_clear()
+        monkeypatch.setattr(module, "handle", lambda device: 17)
+        monkeypatch.setattr(module, "build_handle", lambda device: 18)
+    graphs = cudnn_conv._graph, cudnn_attention._graph
+    for graph in graphs:
+        graph.cache_clear()
     yield SimpleNamespace(
         name="GPU",
         facts={"driver": "1.0", "arch": "sm_90a"},
@@ -161,13 +204,15 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Any:
         core=SimpleNamespace(set_current=lambda: None),
         artifacts=Artifacts(),
     )
-    graphs.cache_clear()
+    for graph in graphs:
+        graph.cache_clear()
 
 
 def problem_of(case: Case) -> ConvProblem | str:
     return conv_problem(make_signature(case.op, case.inputs, case.attributes))
 
 
+NHWC = [*SMALL_NHWC, *(case for case in DEPTHWISE if case.dtype != np.float64)]
 SERVED = [
     c
     for c in CONVOLUTIONS
@@ -193,6 +238,76 @@ def test_the_graph_means_the_convolution(device: Any, case: Case) -> None:
     tactic.prepare(signature, device)(tensors[:-1], tensors[-1:], None, SimpleNamespace(handle=99))
     (wanted,) = reference_for(signature)([a.astype(np.float64) for a in operands])
     np.testing.assert_allclose(output, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=str(c)) for c in NHWC if c.shape[0]])
+def test_the_graph_of_channels_last_tensors(device: Any, case: ConvCase) -> None:
+    inputs = case.inputs()
+    signature = make_signature(NHWC_CONV, inputs, case.attributes, version=1)
+    tactic = next(iter(CudnnConv.candidates(signature, device)))
+    assert tactic.decline(signature, device) is None
+    output = np.full(signature.outputs[0].dims, np.nan, case.dtype)  # type: ignore[union-attr]  # is there
+    tensors = [SimpleNamespace(pointer=a) for a in (*inputs, output)]
+    tactic.prepare(signature, device)(tensors[:-1], tensors[-1:], None, SimpleNamespace(handle=99))
+    (wanted,) = reference_for(signature)([a.astype(np.float64) for a in inputs])
+    error = np.linalg.norm(output.astype(np.float64) - wanted)
+    assert error <= 1e-2 * np.linalg.norm(wanted)
+
+
+def attention_calls() -> list[Any]:
+    """Return the calls that need no mask."""
+    return [
+        pytest.param(case, id=str(case))
+        for case in SMALL_ATTENTION
+        if len(case.inputs) == 3 and not case.attributes.get("softcap") and case.inputs[0].size  # type: ignore[union-attr]  # is there
+    ]
+
+
+@pytest.mark.parametrize("case", attention_calls())
+def test_the_graph_means_the_attention(device: Any, case: Case) -> None:
+    signature = make_signature(case.op, case.inputs, case.attributes, case.version)
+    tactics = list(CudnnAttention.candidates(signature, device))
+    assert [(t.engine, t.knobs) for t in tactics] == [(44, "tile_size:12,idx_mode:0"), (0, "")]
+    assert tactics[0].decline(signature, device) is None
+    assert tactics[0].workspace(signature, device) == 512
+    operands: list[Any] = [a for a in case.inputs if a is not None]
+    output = np.full(signature.outputs[0].dims, np.nan, operands[0].dtype)  # type: ignore[union-attr]  # is there
+    tensors = [SimpleNamespace(pointer=a) for a in (*operands, output)]
+    tactics[0].prepare(signature, device)(tensors[:-1], tensors[-1:], None, SimpleNamespace(handle=99))
+    (wanted,) = reference_for(signature)([a.astype(np.float64) for a in operands])
+    error = np.linalg.norm(output.astype(np.float64) - wanted)
+    assert error <= 1e-2 * np.linalg.norm(wanted)
+    few = case.inputs[0].shape[-2] < 64  # type: ignore[union-attr]  # is there
+    assert tactics[0].numerics(signature) == ({"nondeterministic"} if few else set())
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=str(c)) for c in SMALL_ATTENTION if len(c.inputs) > 3])
+def test_attention_with_a_mask_is_left_to_others(device: Any, case: Case) -> None:
+    signature = make_signature(case.op, case.inputs, case.attributes, case.version)
+    (tactic,) = CudnnAttention.candidates(signature, device)
+    assert "masks other than the causal one" in str(tactic.decline(signature, device))
+
+
+def test_a_plan_is_built_once(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[int] = []
+    build = FakeGraph.build_plan_at_index
+
+    def counted(graph: FakeGraph, index: int) -> None:
+        built.append(index)
+        build(graph, index)
+
+    monkeypatch.setattr(FakeGraph, "build_plan_at_index", counted)
+    signature = make_signature("Conv", SERVED[0].inputs, SERVED[0].attributes)
+    first, second = list(CudnnConv.candidates(signature, device))[:2]
+    for tactic in (first, second):
+        assert tactic.decline(signature, device) is None
+        tactic.workspace(signature, device)
+    assert len(built) == 2 * len(PLANS)  # without and with tf32
+    # what is stored is the plan that was built last
+    second.prepare(signature, device)
+    before = len(built)
+    first.prepare(signature, device)
+    assert built[before:] == [0]
 
 
 def test_a_stored_plan_needs_no_heuristics(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
