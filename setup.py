@@ -9,6 +9,7 @@ PACKAGES = {
     "tactician": "core",
     "tactician.cli": "core/cli",
     "tactician.passes": "core/passes",
+    "tactician.recognition": "core/recognition",
     "tactician.report": "core/report",
     "tactician.runtime": "core/runtime",
     "tactician.scaffold": "core/scaffold",

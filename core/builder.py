@@ -25,6 +25,7 @@ from tactician.network import tensor_type
 from tactician.plan import FORMAT_VERSION, BuildReport, ModelInfo, Plan, PluginUse
 from tactician.plugins.manager import Plugins, load_plugins
 from tactician.plugins.target import Artifacts, Device, Target, Timer
+from tactician.recognition.recognise import RECOGNISERS
 from tactician.signature import OpSignature
 from tactician.stages import FUSE, StageReport
 from tactician.tactics.cache import TimingCache
@@ -86,7 +87,7 @@ def build(
         network = import_model(model, config.shapes, plugins.ops)
         info = _model_info(model, network)
     with clock("optimize"):
-        steps = passes.pipeline(config, plugins.passes, plugins.ops)
+        steps = passes.pipeline(config, plugins.passes, plugins.ops, [r.name for r in RECOGNISERS])
         stages = passes.run(network, steps, config.dump_stages)
         lock = _read_lock(config)
         before = network.graph.num_nodes()

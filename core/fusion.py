@@ -16,6 +16,8 @@ import onnx_ir as ir
 from tactician.config import BuilderConfig
 from tactician.network import signatures as network_signatures
 from tactician.plugins.target import Device
+from tactician.recognition import Missed
+from tactician.recognition.recognise import RECOGNISERS, recognise
 from tactician.regions import Region, apply, propose
 from tactician.signature import OpSignature
 from tactician.stages import FUSE
@@ -57,13 +59,18 @@ class Fuser:
         lock: LockFile | None,
     ) -> None:
         self._network, self._main = network, device.target
-        regions = [] if FUSE in config.without else propose(network, registry, device)
+        recognisers = (
+            [] if FUSE in config.without else [r for r in RECOGNISERS if r.name not in config.without]
+        )
+        found, missed = recognise(network, recognisers)
+        regions = [] if FUSE in config.without else propose(network, registry, device, found)
         self._applied = _without_overlap(r for r in regions if _is_demanded(r, lock, config))
-        self.fusions = [_forced(region) for region in self._applied]
+        self.fusions = [_forced(region) for region in self._applied] + [_missed(m) for m in missed]
         self.absorbed: dict[str, OpSignature] = {}
         taken = {name for region in self._applied for name in region.names}
         self._open = [r for r in regions if taken.isdisjoint(r.names) and _is_open(r, lock, config)]
-        apply(network, self._applied)
+        self._moved: dict[ir.Value, ir.Value] = {}
+        apply(network, self._applied, self._moved)
 
     def signatures(self) -> dict[str, OpSignature]:
         """Return the signature of each node as the network stands now, by name, in the graph's order."""
@@ -82,7 +89,7 @@ class Fuser:
         signatures = self.signatures()
         kept, fusions = weigh(self._open, signatures, measured, self._main)
         self.absorbed = {name: signatures[name] for region in kept for name in region.names}
-        apply(self._network, kept)
+        apply(self._network, kept, self._moved)
         self._applied += kept
         self.fusions += fusions
         self._open = []
@@ -157,7 +164,9 @@ def _verdict(weighed: _Weighed, is_kept: bool, taken: set[str]) -> Fusion:
     fusion = weighed.fusion
     if fusion.reason:
         return fusion
-    if is_kept:
+    if is_kept and math.isinf(weighed.saving):
+        reason = "not all of its operators run there one by one"
+    elif is_kept:
         reason = "not told apart, and one launch" if weighed.is_tie else "faster"
     elif not weighed.is_worth_it:
         reason = "slower than its operators one by one"
@@ -180,6 +189,10 @@ def _without_overlap(regions: Iterable[Region]) -> list[Region]:
 
 def _forced(region: Region) -> Fusion:
     return Fusion(region.name, region.names, str(region.signature), True, "a rule or the lock file names it")
+
+
+def _missed(missed: Missed) -> Fusion:
+    return Fusion(missed.node, (missed.node,), "", False, f"no {missed.name}: {missed.reason}")
 
 
 def _is_demanded(region: Region, lock: LockFile | None, config: BuilderConfig) -> bool:
@@ -210,6 +223,11 @@ def _compare(region: Region, signatures: Mapping[str, OpSignature], measured: Re
     if whole is None:
         return _Weighed(region, msgspec.structs.replace(fusion, reason="no tactic for it can be chosen"))
     known = [part for part in parts if part is not None]
+    if len(known) < len(parts) and region.is_recognised:
+        seconds = None if whole.timing is None else whole.timing.median
+        return _Weighed(
+            region, msgspec.structs.replace(fusion, tactic=whole.tactic, seconds=seconds), math.inf
+        )
     if len(known) < len(parts):
         return _Weighed(
             region, msgspec.structs.replace(fusion, reason=f"some of its operators don't run on the {main}")

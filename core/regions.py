@@ -1,4 +1,4 @@
-"""Regions: subgraphs that a tactic says it can run as one node, and putting that node in their place.
+"""Regions: subgraphs that can be run as one node, since a tactic says so or they are recognised, and putting that node there.
 
 A fused node is a call of an ONNX function whose body is the subgraph that it stands for, so that the reference can run it
 and the network can still be written down.
@@ -7,6 +7,7 @@ and the network can still be written down.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import onnx_ir as ir
 from tactician.function_body import canonical_body
 from tactician.network import captured_values, domain_of, signature_of, tensor_type
 from tactician.plugins.target import Device
+from tactician.recognition import Recognised
 from tactician.signature import Constant, OpSignature, Part, Role, TensorType
 from tactician.tactics.fused_form import FusedForm, accepts_form
 from tactician.tactics.registry import Registry
@@ -28,18 +30,25 @@ class Region:
 
     Parameters
     ----------
-    nodes, roles
-        In the graph's order, and what each is to the anchor.
+    nodes
+        In the graph's order; the last one computes the result.
+    inputs
+        What the node that takes their place reads.
     function
-        What the node that takes their place calls.
+        What that node calls.
     signature
-        The call of that node.
+        The call of that node as tactics see it: one of parts, or of an operator that the nodes were recognised as.
     """
 
     nodes: tuple[ir.Node, ...]
-    roles: tuple[Role, ...]
+    inputs: tuple[ir.Value, ...]
     function: ir.Function
     signature: OpSignature
+
+    @property
+    def is_recognised(self) -> bool:
+        """Whether it stands for a call of a known operator."""
+        return not self.signature.parts
 
     @property
     def name(self) -> str:
@@ -52,18 +61,24 @@ class Region:
         return tuple(node.name or "" for node in self.nodes)
 
 
-def propose(network: ir.Model, registry: Registry, device: Device) -> list[Region]:
-    """Return the regions for which a tactic of ``device`` has a fused form and that it accepts. Nothing is changed."""
+def propose(
+    network: ir.Model, registry: Registry, device: Device, found: Iterable[Recognised] = ()
+) -> list[Region]:
+    """Return the regions that a tactic of ``device`` accepts. Nothing is changed.
+
+    They are those for which a tactic has a fused form, and what was ``found`` to be a call of a known operator.
+    """
     taken = {node.name for node in network.graph}
     regions: dict[str, Region] = {}
     asked: dict[str, bool] = {}
-    for form in registry.forms(device.target):
-        for region in find_regions(network, form):
-            key = region.signature.key
-            if key not in asked:
-                asked[key] = _is_accepted(region.signature, registry, device)
-            if asked[key] and region.name not in taken:
-                regions.setdefault(region.name, region)
+    recognised = [recognised_region(network, f) for f in found]
+    formed = (region for form in registry.forms(device.target) for region in find_regions(network, form))
+    for region in itertools.chain(recognised, formed):
+        key = region.signature.key
+        if key not in asked:
+            asked[key] = _is_accepted(region.signature, registry, device)
+        if asked[key] and region.name not in taken:
+            regions.setdefault(region.name, region)
     return list(regions.values())
 
 
@@ -74,30 +89,34 @@ def find_regions(network: ir.Model, form: FusedForm) -> Iterator[Region]:
         yield _region(network, members)
 
 
-def apply(network: ir.Model, regions: Iterable[Region]) -> None:
-    """Put one node in the place of each region, in place. No two regions may overlap."""
+def apply(
+    network: ir.Model, regions: Iterable[Region], moved: dict[ir.Value, ir.Value] | None = None
+) -> None:
+    """Put one node in the place of each region, in place. No two regions may overlap.
+
+    Parameters
+    ----------
+    moved
+        What results of regions became, to be handed to later calls for regions of the same ``propose``: they may read
+        one another's results.
+    """
+    moved = {} if moved is None else moved
     for region in regions:
         function, last = region.function, region.nodes[-1]
         network.functions[function.identifier()] = function
         call = ir.Node(
             DOMAIN,
             function.name,
-            _inputs(region.nodes),
+            [moved.get(v, v) for v in region.inputs],
             num_outputs=1,
             version=1,
             name=region.name,
         )
+        moved[last.outputs[0]] = call.outputs[0]
         ir.convenience.replace_nodes_and_values(
             network.graph, last, region.nodes, [call], [last.outputs[0]], [call.outputs[0]]
         )
         network.graph.opset_imports[DOMAIN] = 1
-
-
-def _inputs(nodes: Sequence[ir.Node]) -> list[ir.Value]:
-    """Return what these nodes read from outside, each value once."""
-    inside = {node.outputs[0] for node in nodes}
-    read = (v for node in nodes for v in node.inputs if v is not None)
-    return list(dict.fromkeys(v for v in read if v not in inside))
 
 
 def _members(
@@ -229,7 +248,17 @@ def _region(network: ir.Model, members: Sequence[tuple[ir.Node, Role]]) -> Regio
         canonical_body(function),
         parts,
     )
-    return Region(nodes, roles, function, signature)
+    return Region(nodes, inputs, function, signature)
+
+
+def recognised_region(network: ir.Model, found: Recognised) -> Region:
+    """Return the region of a subgraph that was recognised: the nodes that nothing else reads."""
+    last, inside = found.nodes[-1], set(found.nodes)
+    while leaving := [n for n in inside if n is not last and not _is_read_within(n, list(inside))]:
+        inside.difference_update(leaving)
+    function = _function(network, found.nodes, found.inputs)
+    nodes = tuple(node for node in found.nodes if node in inside)
+    return Region(nodes, found.inputs, function, found.signature)
 
 
 def _of_inputs(
@@ -248,11 +277,25 @@ def _of_inputs(
 
 
 def _function(network: ir.Model, nodes: Sequence[ir.Node], inputs: Sequence[ir.Value]) -> ir.Function:
-    """Return a function of these nodes; its name has a hash of what is in it, so that equal ones are one."""
-    inner: dict[ir.Value, ir.Value] = {
-        value: ir.Value(name=f"i{i}", type=value.type, shape=value.shape) for i, value in enumerate(inputs)
-    }
+    """Return a function of these nodes; its name has a hash of what is in it, so that equal ones are one.
+
+    Constants that are none of ``inputs`` are nodes of the function.
+    """
+    formal = [ir.Value(name=f"i{i}", type=v.type, shape=v.shape) for i, v in enumerate(inputs)]
+    inner: dict[ir.Value, ir.Value] = {}
+    for value, name in zip(inputs, formal, strict=True):
+        inner.setdefault(value, name)
     copies = []
+    made = {node.outputs[0] for node in nodes}
+    for value in dict.fromkeys(v for node in nodes for v in node.inputs if v is not None):
+        if value not in inner and value not in made:
+            copies.append(ir.node("Constant", [], {"value": value.const_value}))
+            inner[value] = copies[-1].outputs[0]
+            inner[value].name, inner[value].type, inner[value].shape = (
+                f"c{len(copies)}",
+                value.type,
+                value.shape,
+            )
     for number, node in enumerate(nodes):
         copy = ir.Node(
             node.domain,
@@ -267,10 +310,8 @@ def _function(network: ir.Model, nodes: Sequence[ir.Node], inputs: Sequence[ir.V
         result.name, result.type, result.shape = f"v{number}", node.outputs[0].type, node.outputs[0].shape
         inner[node.outputs[0]] = result
         copies.append(copy)
-    imports = {n.domain: network.graph.opset_imports.get(n.domain, n.version or 1) for n in nodes}
-    graph = ir.Graph(
-        [inner[v] for v in inputs], [inner[nodes[-1].outputs[0]]], nodes=copies, opset_imports=imports
-    )
+    imports = {n.domain: network.graph.opset_imports.get(n.domain, n.version or 1) for n in copies}
+    graph = ir.Graph(formal, [inner[nodes[-1].outputs[0]]], nodes=copies, opset_imports=imports)
     function = ir.Function(DOMAIN, "_".join(node.op_type for node in nodes), graph=graph, attributes=[])
     function.name += "_" + hashlib.sha256(canonical_body(function)).hexdigest()[:12]
     return function
@@ -278,4 +319,6 @@ def _function(network: ir.Model, nodes: Sequence[ir.Node], inputs: Sequence[ir.V
 
 def _is_accepted(signature: OpSignature, registry: Registry, device: Device) -> bool:
     accepted, _ = registry.candidates(signature, device)
+    if not signature.parts:
+        return bool(accepted)
     return any(accepts_form(candidate.tactic.fused_forms, signature) for candidate in accepted)

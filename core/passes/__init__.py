@@ -29,11 +29,14 @@ INLINE_BYTES = 1 << 30
 
 
 def pipeline(
-    config: BuilderConfig, extra: Sequence[Pass] = (), ops: Mapping[str, Any] | None = None
+    config: BuilderConfig,
+    extra: Sequence[Pass] = (),
+    ops: Mapping[str, Any] | None = None,
+    later: Sequence[str] = (),
 ) -> list[Pass]:
     """Return the passes in order, ``extra`` (of plugins) last, without those that ``config.without`` names.
 
-    ``ops`` are plugins' operators by name.
+    ``ops`` are plugins' operators by name, ``later`` names of what comes after the passes and may be left out too.
 
     Raises
     ------
@@ -50,7 +53,7 @@ def pipeline(
         *extra,
     ]
     names = [pass_name(step) for step in steps]
-    known = [*names, FUSE]
+    known = [*names, FUSE, *later]
     for name in config.without:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)

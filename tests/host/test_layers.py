@@ -50,6 +50,7 @@ LAYERS = {
     "tactician.bisect": 4,
     "tactician.fusion": 4,
     "tactician.measuring": 4,
+    "tactician.recognition": 4,
     "tactician.regions": 4,
     "tactician.supervisor": 4,
     "tactician.worker": 4,

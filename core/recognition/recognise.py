@@ -1,0 +1,25 @@
+"""All recognisers, and running them over a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from tactician.recognition import Missed, Recognised, Recogniser
+from tactician.recognition.attention import AttentionRecogniser
+
+RECOGNISERS: tuple[Recogniser, ...] = (AttentionRecogniser(),)
+
+
+def recognise(network: ir.Model, recognisers: Sequence[Recogniser]) -> tuple[list[Recognised], list[Missed]]:
+    """Return what ``recognisers`` find in ``network`` and what they just miss; it is brought into their forms first."""
+    found: list[Recognised] = []
+    missed: list[Missed] = []
+    for recogniser in recognisers:
+        recogniser.prepare(network)
+        for item in recogniser.find(network):
+            if isinstance(item, Recognised):
+                found.append(item)
+            else:
+                missed.append(item)
+    return found, missed
