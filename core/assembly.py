@@ -38,6 +38,8 @@ class Assembly:
     _index: dict[tuple[int, str], int] = field(default_factory=dict)
     _home: dict[int, str] = field(default_factory=dict)
     _kept: list[ir.Value] = field(default_factory=list)
+    _base: dict[int, int] = field(default_factory=dict)
+    """Of each view the tensor where it lies."""
 
     def add_input(self, value: ir.Value, target: str) -> int:
         """Place a graph input on ``target``."""
@@ -62,6 +64,14 @@ class Assembly:
                 workspace=workspace,
             )
         )
+
+    def add_view(self, node: ir.Node) -> None:
+        """Let the result of ``node`` lie where its input does."""
+        (source, *_), (result,) = node.inputs, node.outputs
+        assert source is not None
+        home = self._home[id(source)]
+        base = self._index[id(source), home]
+        self._base[self._new(result, home, Place.ARENA)] = self._base.get(base, base)
 
     def locate(self, value: ir.Value, target: str) -> int:
         """Return the index of ``value`` on ``target``, inserting a copy from where it was made if need be."""
@@ -132,12 +142,19 @@ class Assembly:
 
     def _place_target(self, target: str) -> MemoryReport:
         first, last = self._lifetimes()
-        members = [i for i, t in enumerate(self.tensors) if t.target == target and t.place == Place.ARENA]
+        members = [
+            i
+            for i, t in enumerate(self.tensors)
+            if t.target == target and t.place == Place.ARENA and i not in self._base
+        ]
         users = [n for n, s in enumerate(self.steps) if s.target == target and s.workspace]
         lifetimes = [Lifetime(self.tensors[i].type.nbytes, first[i], last[i]) for i in members]
         plan = plan_memory(lifetimes + [Lifetime(self.steps[n].workspace, n, n) for n in users])
         for i, offset in zip(members, plan.offsets, strict=False):
             self.tensors[i] = _moved(self.tensors[i], offset)
+        for view, base in self._base.items():
+            if self.tensors[view].target == target:
+                self.tensors[view] = _moved(self.tensors[view], self.tensors[base].offset)
         for n, offset in zip(users, plan.offsets[len(members) :], strict=True):
             self.steps[n] = _with_workspace(self.steps[n], offset)
         offset = 0
@@ -154,8 +171,9 @@ class Assembly:
         for number, step in enumerate(self.steps):
             for index in (*step.inputs, *step.outputs):
                 if index != ABSENT:
-                    first.setdefault(index, number)
-                    last[index] = number
+                    base = self._base.get(index, index)
+                    first.setdefault(base, number)
+                    last[base] = number
         return first, last
 
 

@@ -34,6 +34,7 @@ from tactician.tactics.lock import LockFile
 from tactician.tactics.measure import Measured, Progress
 from tactician.tactics.record import Decision
 from tactician.tactics.selector import AlgorithmSelector
+from tactician.views import VIEWS, view_nodes
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def build(
         network = import_model(model, config.shapes, plugins.ops)
         info = _model_info(model, network)
     with clock("optimize"):
-        steps = passes.pipeline(config, plugins.passes, plugins.ops, [r.name for r in RECOGNISERS])
+        steps = passes.pipeline(config, plugins.passes, plugins.ops, [*(r.name for r in RECOGNISERS), VIEWS])
         stages = passes.run(network, steps, config.dump_stages)
         lock = _read_lock(config)
         before = network.graph.num_nodes()
@@ -125,6 +126,7 @@ def build(
         warnings,
         tuple(fuser.fusions),
         tuple(_choose_apart(fuser.absorbed, measured)),
+        tuple(sorted(view_nodes(network, config))),
     )
     return Engine(plan, report, weights, artifacts)
 
@@ -249,7 +251,10 @@ def _assemble(
     for node in network.graph:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             continue
-        assembly.add_node(node, assignments[node.name or ""], network.graph.outputs)
+        if (node.name or "") in assignments:
+            assembly.add_node(node, assignments[node.name or ""], network.graph.outputs)
+        else:
+            assembly.add_view(node)
     outputs = tuple(assembly.output(value, devices[0].target) for value in network.graph.outputs)
     memory = assembly.place_memory()
     used = {a.candidate.plugin for a in assignments.values()}

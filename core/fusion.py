@@ -27,6 +27,7 @@ from tactician.tactics.record import CandidateRecord, Fusion, Outcome
 from tactician.tactics.registry import Registry
 from tactician.tactics.rules import find_rule
 from tactician.tactics.verdict import default_choice
+from tactician.views import view_nodes
 
 _BAD = (Outcome.WRONG, Outcome.FAILED)
 
@@ -58,7 +59,7 @@ class Fuser:
         config: BuilderConfig,
         lock: LockFile | None,
     ) -> None:
-        self._network, self._main = network, device.target
+        self._network, self._main, self._config = network, device.target, config
         recognisers = (
             [] if FUSE in config.without else [r for r in RECOGNISERS if r.name not in config.without]
         )
@@ -73,8 +74,10 @@ class Fuser:
         apply(network, self._applied, self._moved)
 
     def signatures(self) -> dict[str, OpSignature]:
-        """Return the signature of each node as the network stands now, by name, in the graph's order."""
-        return network_signatures(self._network) | {r.name: r.signature for r in self._applied}
+        """Return the signature of each node that runs, as the network stands now, by name, in the graph's order."""
+        views = view_nodes(self._network, self._config)
+        plain = {n: s for n, s in network_signatures(self._network).items() if n not in views}
+        return plain | {r.name: r.signature for r in self._applied}
 
     def operators(self) -> dict[str, tuple[str, ...]]:
         """Return the names of the operators in each fused node, by its name."""
@@ -88,7 +91,7 @@ class Fuser:
         """Fuse the regions that ``measured`` does not prove to be slower."""
         signatures = self.signatures()
         kept, fusions = weigh(self._open, signatures, measured, self._main)
-        self.absorbed = {name: signatures[name] for region in kept for name in region.names}
+        self.absorbed = {n: signatures[n] for region in kept for n in region.names if n in signatures}
         apply(self._network, kept, self._moved)
         self._applied += kept
         self.fusions += fusions
@@ -103,7 +106,7 @@ def weigh(
     Parameters
     ----------
     signatures
-        Of the operators, by name of node.
+        Of the operators, by name of node; views, which cost nothing, have none.
     measured
         By signature key: the device that it was measured on, and the results.
     main
@@ -219,7 +222,7 @@ def _compare(region: Region, signatures: Mapping[str, OpSignature], measured: Re
     bad = tuple(f"{r.tactic} {r.outcome}: {r.reason}" for r in result.records if r.outcome in _BAD)
     fusion = Fusion(region.name, region.names, str(region.signature), False, "", set_aside=bad)
     whole = _best(region.signature, measured, main)
-    parts = [_best(signatures[name], measured, main) for name in region.names]
+    parts = [_best(signatures[name], measured, main) for name in region.names if name in signatures]
     if whole is None:
         return _Weighed(region, msgspec.structs.replace(fusion, reason="no tactic for it can be chosen"))
     known = [part for part in parts if part is not None]

@@ -120,7 +120,8 @@ class Plan(msgspec.Struct, frozen=True):
 class BuildReport(msgspec.Struct, frozen=True):
     """What a build measured and decided; kept in the engine for ``explain``, never needed to run.
 
-    ``apart`` says of the operators that were fused what each would have run by itself.
+    ``apart`` says of the operators that were fused what each would have run by itself; ``views`` are the nodes for
+    which nothing runs, since their result lies where their input does.
     """
 
     device: dict[str, str]
@@ -130,3 +131,4 @@ class BuildReport(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     fusions: tuple[Fusion, ...] = ()
     apart: tuple[Decision, ...] = ()
+    views: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from tactician.cli.command import Output, command
 def explain_command(out: Output, engine: Path, node: str | None, verbose: bool) -> None:
     """Show why each tactic was chosen.
 
-    For each node: every candidate with its time, interval, error and workspace, and what became of it; who
+    For each node that runs: every candidate with its time, interval, error and workspace, and what became of it; who
     chose; and what it was fused with, or could have been. NODE-GLOB also finds operators within a fused node, and
     what each would have run by itself.
     """
@@ -28,8 +29,12 @@ def explain_command(out: Output, engine: Path, node: str | None, verbose: bool) 
     fusions, apart = loaded.report.fusions, loaded.report.apart if node is not None else ()
     decisions = matching(loaded.report.decisions, node)
     decisions += matching(apart, node)
-    if node is not None and not decisions:
+    views = [v for v in loaded.report.views if node is not None and fnmatchcase(v, node)]
+    if node is not None and not decisions and not views:
         names = [n for d in loaded.report.decisions for n in d.nodes] + [n for f in fusions for n in f.nodes]
+        names += loaded.report.views
         raise SelectionError(f"no node of '{engine}' matches '{node}'{near_matches(node, names)}")
-    out.result([to_plain(d, fusions) for d in decisions])
-    out.text("\n\n".join(explain(d, loaded.plan.target, fusions=fusions, verbose=verbose) for d in decisions))
+    out.result([to_plain(d, fusions) for d in decisions] + [{"nodes": [v], "view": True} for v in views])
+    told = [explain(d, loaded.plan.target, fusions=fusions, verbose=verbose) for d in decisions]
+    told += [f"{v}   a view: its result lies where its input does, and nothing runs" for v in views]
+    out.text("\n\n".join(told))

@@ -108,7 +108,7 @@ def sources(value: ir.Value) -> Iterator[Source]:
         yield Source(value, layout, scale, tuple(steps))
         node = value.producer()
         step = None if node is None else scaled(node)
-        if node is None or (step is None and (not _is_view(node) or node.inputs[0] is None)):
+        if node is None or (step is None and (not is_view(node) or node.inputs[0] is None)):
             return
         value, factor = step or (node.inputs[0], 1.0)
         scale *= factor
@@ -159,7 +159,8 @@ def _along(layout: Layout, steps: Sequence[ir.Node]) -> Layout | None:
     return found
 
 
-def _is_view(node: ir.Node) -> bool:
+def is_view(node: ir.Node) -> bool:
+    """Return whether a node gives the elements of its first input, in another order or again and again."""
     kinds = ("Reshape", "Transpose", "Expand", "Unsqueeze", "Squeeze", "Flatten", "Identity")
     return domain_of(node) == "ai.onnx" and node.op_type in kinds
 

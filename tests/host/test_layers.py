@@ -53,6 +53,7 @@ LAYERS = {
     "tactician.recognition": 4,
     "tactician.regions": 4,
     "tactician.supervisor": 4,
+    "tactician.views": 4,
     "tactician.worker": 4,
     "tactician.runtime": 4,
     "tactician.report": 4,
