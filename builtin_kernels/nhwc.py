@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from tactician.plugins.op import Op
+from tactician.plugins.op import ChannelsLast, Op
 from tactician.plugins.reference import reference_for
 from tactician.signature import Dim, OpSignature, TensorType
 
@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 
 def ops() -> list[Op]:
     """Return the operators."""
-    return [Op(CONV, infer_conv, conv)]
+    return [Op(CONV, infer_conv, conv, ChannelsLast("ai.onnx::Conv", moved=(0, 1), constant=(1,)))]
 
 
 def standard_conv(signature: OpSignature) -> OpSignature:

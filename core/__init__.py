@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # what ``__getattr__`` does, for those who only read
     from tactician.plugins.inline import InlinePlugin as InlinePlugin
     from tactician.plugins.kernel_binary import KernelBinary as KernelBinary
     from tactician.plugins.kernel_source import KernelSource as KernelSource
+    from tactician.plugins.op import ChannelsLast as ChannelsLast
     from tactician.plugins.op import Op as Op
     from tactician.plugins.rewrite_rule import RewriteRule as RewriteRule
     from tactician.plugins.target import (
@@ -59,6 +60,7 @@ _EXPORTS = {
     "Decision": "tactician.tactics.record",
     "TacticRecorder": "tactician.tactics.replay",
     "TacticReplayer": "tactician.tactics.replay",
+    "ChannelsLast": "tactician.plugins.op",
     "Op": "tactician.plugins.op",
     "OpSignature": "tactician.signature",
     "Part": "tactician.signature",

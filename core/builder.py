@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tactician.config import BuilderConfig
 from tactician.engine import Engine
 from tactician.fusion import Fuser
 from tactician.importer import import_model
+from tactician.layouts.stage import LAYOUTS, lay_out, report_stage
 from tactician.measuring import measure
 from tactician.network import tensor_type
 from tactician.plan import FORMAT_VERSION, BuildReport, ModelInfo, Plan, PluginUse
@@ -27,7 +29,7 @@ from tactician.plugins.manager import Plugins, load_plugins
 from tactician.plugins.target import Artifacts, Device, Target, Timer
 from tactician.recognition.recognise import RECOGNISERS
 from tactician.signature import OpSignature
-from tactician.stages import FUSE, StageReport
+from tactician.stages import FUSE
 from tactician.tactics.cache import TimingCache
 from tactician.tactics.choose import choose, choose_all
 from tactician.tactics.lock import LockFile
@@ -88,29 +90,27 @@ def build(
         network = import_model(model, config.shapes, plugins.ops)
         info = _model_info(model, network)
     with clock("optimize"):
-        steps = passes.pipeline(config, plugins.passes, plugins.ops, [*(r.name for r in RECOGNISERS), VIEWS])
+        steps = passes.pipeline(
+            config, plugins.passes, plugins.ops, [*(r.name for r in RECOGNISERS), VIEWS, LAYOUTS]
+        )
         stages = passes.run(network, steps, config.dump_stages)
         lock = _read_lock(config)
+    own = timer or (target if isinstance(target, Target) else None)
+    run = partial(measure, plugins=plugins, config=config, timer=timer, progress=progress, own=own)
+    with clock("lay out"):
+        known, stage = lay_out(network, plugins, device, config, lock, run, len(stages))
+        stages += stage
+    with clock("measure"):
         before = network.graph.num_nodes()
         fuser = Fuser(network, plugins.registry, device, config, lock)
-    with clock("measure"):
-        own = timer or (target if isinstance(target, Target) else None)
-        measured = measure(
-            fuser.signatures(),
-            devices,
-            plugins,
-            config,
-            lock,
-            timer,
-            progress,
-            own=own,
-            proposed=fuser.candidates(),
-        )
+        measured = run(fuser.signatures(), devices, lock=lock, proposed=fuser.candidates(), known=known)
     with clock("fuse"):
         fuser.settle(measured)
         signatures = fuser.signatures()
     if FUSE not in config.without:
-        stages.append(_fuse_stage(network, before, clock.seconds["fuse"], config, len(stages)))
+        stages.append(
+            report_stage(FUSE, network, before, clock.seconds["fuse"], config, len(stages), plugins)
+        )
     with clock("choose"):
         decisions = _choose(signatures, measured, plugins, config, lock, selector, fuser.operators())
     with clock("plan"):
@@ -158,15 +158,6 @@ def _read_lock(config: BuilderConfig) -> LockFile | None:
     """Return the lock file to replay: one must be there only if the build is to be locked."""
     wanted = config.lock_file is not None and (config.locked or config.lock_file.exists())
     return LockFile.load(config.lock_file) if wanted and config.lock_file else None
-
-
-def _fuse_stage(
-    network: ir.Model, before: int, seconds: float, config: BuilderConfig, number: int
-) -> StageReport:
-    """Report fusing as one stage more, and write the network where stages are asked for."""
-    if config.dump_stages is not None:
-        passes.save_stage(network, config.dump_stages / f"{number:02d}_{FUSE}.onnx")
-    return StageReport(FUSE, before, network.graph.num_nodes(), seconds)
 
 
 def _choose(

@@ -32,6 +32,7 @@ def measure(
     *,
     own: Timer | Target | None,
     proposed: Mapping[str, OpSignature] | None = None,
+    known: Mapping[str, tuple[Device, Measured]] | None = None,
 ) -> dict[str, tuple[Device, Measured]]:
     """Measure every signature on the first device that has a tactic which runs it.
 
@@ -41,6 +42,8 @@ def measure(
         By name of node.
     proposed
         By name, calls that the network may come to have: they are measured on the first device alone.
+    known
+        What was measured on the first device before, by signature key.
     own
         What of the caller's another process can't have: then candidates are measured in this one.
 
@@ -55,6 +58,7 @@ def measure(
     left = [*signatures.values(), *(proposed or {}).values()]
     chosen = decided(signatures, lock, config)
     needed = {s.key for s in signatures.values()}
+    known = {key: found for key, found in (known or {}).items() if key not in chosen}
     for device in devices:
         isolated = _is_isolated(plugins.targets.get(device.target), own, config)
         with _timing_cache(config, needed=isolated) as cache:
@@ -75,8 +79,10 @@ def measure(
                     shared, device.target, device.index, chosen, measurer.condemn, progress
                 )
                 measurer.elsewhere = supervisor.measure
-            for key, measured in measurer.measure_all(left).items():
+            for key, measured in measurer.measure_all([s for s in left if s.key not in known]).items():
                 results[key] = _with_earlier(results.get(key), (device, measured))
+            results |= {s.key: known[s.key] for s in left if s.key in known}
+            known = {}
         left = [s for s in left if s.key in needed and not results[s.key][1].usable]
         if not left:
             break

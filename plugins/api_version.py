@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-API_VERSION = (1, 3)
+API_VERSION = (1, 4)
 """Major and minor version of the contract. A minor version only adds, so that older plugins go on working.
 
 1.1: ``filter_tactics`` may take ``tactics``. 1.2: a tactic may have ``fused_forms``. 1.3: and a
-``search_space``.
+``search_space``. 1.4: an operator may be another one's ``channels_last``.
 """
 
 MOST_BYTES = 1 << 16

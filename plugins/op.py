@@ -29,11 +29,35 @@ class Op:
     reference
         Computes the outputs with NumPy. It is called with inputs in the signature's types or, when a tactic is
         checked, in a wider floating-point type, and should compute in the type that it is given.
+    channels_last
+        What other operator it is in another layout: then the builder races the two over whole networks.
     """
 
     name: str
     infer: Infer
     reference: Reference
+    channels_last: ChannelsLast | None = None
+
+
+@dataclass(frozen=True)
+class ChannelsLast:
+    """That an operator is another one with the channels innermost, in some inputs and in its output.
+
+    Attributes are those of the other operator.
+
+    Parameters
+    ----------
+    of
+        Name of the other one, ``"ai.onnx::Conv"``, whose channels are the second dimension.
+    moved
+        Inputs whose second dimension is last here.
+    constant
+        Inputs that must be constants: they are laid out when the engine is built.
+    """
+
+    of: str
+    moved: tuple[int, ...] = (0,)
+    constant: tuple[int, ...] = ()
 
 
 def as_outputs(result: Any) -> tuple[np.ndarray[Any, Any], ...]:

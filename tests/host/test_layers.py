@@ -49,6 +49,7 @@ LAYERS = {
     "tactician.builder": 4,
     "tactician.bisect": 4,
     "tactician.fusion": 4,
+    "tactician.layouts": 4,
     "tactician.measuring": 4,
     "tactician.recognition": 4,
     "tactician.regions": 4,
