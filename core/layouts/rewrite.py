@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 
 import numpy as np
 import onnx_ir as ir
 from tactician.layouts.twins import (
+    REDUCTIONS,
     Twins,
     attributes_of,
     constant,
@@ -15,6 +16,7 @@ from tactician.layouts.twins import (
     last_order,
     moved_constant,
     moved_type,
+    reduced_axes,
 )
 from tactician.network import tensor_type
 from tactician.node_inference import data_type
@@ -69,12 +71,16 @@ class _Rewriter:
             made = ir.Node(domain, op_type, inputs, node.attributes.values(), num_outputs=1, version=1)
             self._graph.opset_imports.setdefault(domain, 1)
         elif node.op_type == "GlobalAveragePool":
-            made = self._mean(node, rank)
+            made = self._reduction(node, "ReduceMean", tuple(range(1, rank - 1)), [])
+        elif node.op_type in REDUCTIONS:
+            order = last_order(len(static_shape(node.inputs[0]) or ()))
+            axes = tuple(order.index(axis) for axis in reduced_axes(node) or ())
+            made = self._reduction(node, node.op_type, axes, attributes_of(node))
         else:
             inputs = [self._moved(v, node, rank) for v in node.inputs]
             made = ir.Node("", node.op_type, inputs, attributes_of(node), num_outputs=1, version=node.version)
         made.name = node.name
-        _describe(made.outputs[0], f"{result.name}_channels_last", result, moved_type)
+        _describe(made.outputs[0], f"{result.name}_channels_last", result, moved_type if rank > 2 else _same)
         self._graph.insert_before(node, made)
         self._last[result] = made.outputs[0]
         self._old.append(node)
@@ -88,8 +94,11 @@ class _Rewriter:
                 continue
             made = self._last[result]
             rank = len(static_shape(result) or ())
+            if rank < 3:
+                ir.convenience.replace_nodes_and_values(self._graph, node, [], [], [result], [made])
+                continue
             back = _transpose(made, first_order(rank), f"{result.name}_channels_first")
-            _describe(back.outputs[0], f"{result.name}_channels_first", result, lambda kind: kind)
+            _describe(back.outputs[0], f"{result.name}_channels_first", result, _same)
             ir.convenience.replace_nodes_and_values(
                 self._graph, node, [], [back], [result], [back.outputs[0]]
             )
@@ -112,18 +121,23 @@ class _Rewriter:
         self._last[value] = node.outputs[0]
         return node.outputs[0]
 
-    def _mean(self, node: ir.Node, rank: int) -> ir.Node:
-        source = self._moved(node.inputs[0], node, rank)
-        axes = np.arange(1, rank - 1)
-        keep = ir.AttrInt64("keepdims", 1)
-        if self._graph.opset_imports.get("", 0) < AXES_ARE_INPUTS:
-            return ir.Node(
-                "", "ReduceMean", [source], [keep, ir.AttrInt64s("axes", axes.tolist())], num_outputs=1
-            )
-        name = f"{node.name}_axes"
-        value = constant(axes, name)
-        self._graph.register_initializer(value)
-        return ir.Node("", "ReduceMean", [source, value], [keep], num_outputs=1)
+    def _reduction(
+        self, node: ir.Node, op_type: str, axes: Sequence[int], attributes: Sequence[ir.Attr]
+    ) -> ir.Node:
+        source = node.inputs[0]
+        inputs = [self._moved(source, node, len(static_shape(source) or ()) if source is not None else 0)]
+        version = self._graph.opset_imports.get("", 0)
+        if (op_type == node.op_type and "axes" in node.attributes) or version < AXES_ARE_INPUTS:
+            attributes = [*attributes, ir.AttrInt64s("axes", list(axes))]
+        else:
+            value = constant(np.array(axes, np.int64), f"{node.name}_axes")
+            self._graph.register_initializer(value)
+            inputs.append(value)
+        return ir.Node("", op_type, inputs, attributes, num_outputs=1)
+
+
+def _same(kind: TensorType) -> TensorType:
+    return kind
 
 
 def _describe(value: ir.Value, name: str, like: ir.Value, change: Callable[[TensorType], TensorType]) -> None:

@@ -57,10 +57,18 @@ class Twins:
         return replace(plain, op=name, version=1, inputs=inputs, outputs=outputs, constants=constants)
 
 
+REDUCTIONS = frozenset(
+    f"Reduce{name}"
+    for name in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+)
+
+
 def follows(node: ir.Node) -> bool:
     """Return whether a node can do what it does in either layout."""
     if domain_of(node) != "ai.onnx" or len(node.outputs) != 1:
         return False
+    if node.op_type in REDUCTIONS:
+        return _reduces_pixels(node)
     shape = static_shape(node.outputs[0])
     if shape is None or len(shape) < 3:
         return False
@@ -75,6 +83,24 @@ def follows(node: ir.Node) -> bool:
         s is not None and (len(s) == len(shape) if v in data else len(s) <= len(shape))
         for v, s in zip(values, shapes, strict=True)
     )
+
+
+def reduced_axes(node: ir.Node) -> tuple[int, ...] | None:
+    """Return the axes of a reduction, none of them negative, where they are known and some."""
+    shape = None if node.inputs[0] is None else static_shape(node.inputs[0])
+    attribute = node.attributes.get("axes")
+    given = node.inputs[1] if len(node.inputs) > 1 else None
+    array = known(given) if given is not None else None
+    axes = (
+        attribute.as_ints() if attribute is not None else () if array is None else array.reshape(-1).tolist()
+    )
+    return tuple(int(a) % len(shape) for a in axes) if shape and axes else None
+
+
+def keeps_dims(node: ir.Node) -> bool:
+    """Return whether a reduction leaves a dimension of 1 for each that it reduces."""
+    attribute = node.attributes.get("keepdims")
+    return attribute is None or bool(attribute.as_int())
 
 
 def operands(node: ir.Node) -> list[ir.Value]:
@@ -129,8 +155,17 @@ def attributes_of(node: ir.Node) -> Sequence[ir.Attr]:
         if node.op_type == "Concat" and attribute.name == "axis":
             axis = attribute.as_int() % rank
             attribute = ir.AttrInt64("axis", last_order(rank).index(axis))
-        found.append(attribute)
+        if not (node.op_type in REDUCTIONS and attribute.name == "axes"):
+            found.append(attribute)
     return found
+
+
+def _reduces_pixels(node: ir.Node) -> bool:
+    shape, axes = static_shape(node.inputs[0]) if node.inputs[0] is not None else None, reduced_axes(node)
+    if shape is None or axes is None or len(shape) < 3:
+        return False
+    # without dimensions of 1, what is left must be in the same order in both layouts, and no longer have one
+    return keeps_dims(node) or set(range(2, len(shape))) <= set(axes)
 
 
 def _moved_value(value: ir.Value | None) -> Constant | None:

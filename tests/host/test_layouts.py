@@ -45,6 +45,8 @@ def model(
         "w": (4, 4, 1, 1), "w3": (4, 4, 3, 3), "wd": (4, 1, 3, 3), "v": (4, 4, 1, 1), "b": (4,),
         "c": (4, 1, 1), "c4": (1, 4, 1, 1), "s": (), "slope": (4, 1, 1),
     }  # fmt: skip
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([-1, 2]), "pixels"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([1]), "channel"))
     read = {name for node in proto.graph.node for name in node.input}
     proto.graph.initializer.extend(
         numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
@@ -98,6 +100,13 @@ NETWORKS = {
         "[q] y = ReduceMax <keepdims = 0> (z)",
         2,
     ),
+    "mean of all pixels": (
+        "[a] a = Conv (x, w) [g] g = ReduceMean <keepdims = 0> (a, pixels) [q] y = Relu (g)", 1,
+    ),
+    "largest channel, and sums of pixels": (
+        "[a] a = Conv (x, w) [g] g = ReduceMax <keepdims = 1> (a, channel) [q] q = Mul (a, g) [p] y = ReduceSum (q, pixels)",
+        2,
+    ),
     "constants of all ranks": ("[a] a = Conv (x, w) [m] m = Mul (c, a) [n] n = Add (m, s) [k] y = Div (n, c4)", 2),
     "read in between": (
         "[a] a = Conv (x, w) [r] r = Relu (a) [p] p = MaxPool <kernel_shape = [1, 1]> (r) [d] d = Conv (p, v) [e] y = Add (d, r)",
@@ -109,7 +118,12 @@ NETWORKS = {
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_a_converted_network_means_the_same(name: str) -> None:
     nodes, transposes = NETWORKS[name]
-    proto = model(nodes, "float y" if name == "concatenated" else "float[2, 4, 6, 6] y")
+    shape = {
+        "concatenated": "[]",
+        "mean of all pixels": "[2, 4]",
+        "largest channel, and sums of pixels": "[2, 4, 1, 1]",
+    }
+    proto = model(nodes, f"float{shape.get(name, '[2, 4, 6, 6]')} y")
     plain = network(proto)
     wanted = ReferenceEvaluator(proto).run(None, X)
     twins = {n.name: TWINS.signature(n, plain) for n in anchors(plain)}
