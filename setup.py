@@ -14,6 +14,7 @@ PACKAGES = {
     "tactician.report": "core/report",
     "tactician.runtime": "core/runtime",
     "tactician.scaffold": "core/scaffold",
+    "tactician.siblings": "core/siblings",
     "tactician.testing": "core/testing",
     "tactician.plugins": "plugins",
     "tactician.tactics": "tactics",

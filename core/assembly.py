@@ -38,8 +38,8 @@ class Assembly:
     _index: dict[tuple[int, str], int] = field(default_factory=dict)
     _home: dict[int, str] = field(default_factory=dict)
     _kept: list[ir.Value] = field(default_factory=list)
-    _base: dict[int, int] = field(default_factory=dict)
-    """Of each view the tensor where it lies."""
+    _base: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Of each view the tensor in which it lies, and where."""
 
     def add_input(self, value: ir.Value, target: str) -> int:
         """Place a graph input on ``target``."""
@@ -65,13 +65,14 @@ class Assembly:
             )
         )
 
-    def add_view(self, node: ir.Node) -> None:
-        """Let the result of ``node`` lie where its input does."""
-        (source, *_), (result,) = node.inputs, node.outputs
+    def add_view(self, node: ir.Node, offsets: Sequence[int]) -> None:
+        """Let each result of ``node`` lie at its offset, in bytes, in its first input."""
+        source = node.inputs[0]
         assert source is not None
         home = self._home[id(source)]
-        base = self._index[id(source), home]
-        self._base[self._new(result, home, Place.ARENA)] = self._base.get(base, base)
+        base, before = self._base.get(self._index[id(source), home], (self._index[id(source), home], 0))
+        for result, offset in zip(node.outputs, offsets, strict=True):
+            self._base[self._new(result, home, Place.ARENA)] = (base, before + offset)
 
     def locate(self, value: ir.Value, target: str) -> int:
         """Return the index of ``value`` on ``target``, inserting a copy from where it was made if need be."""
@@ -152,9 +153,9 @@ class Assembly:
         plan = plan_memory(lifetimes + [Lifetime(self.steps[n].workspace, n, n) for n in users])
         for i, offset in zip(members, plan.offsets, strict=False):
             self.tensors[i] = _moved(self.tensors[i], offset)
-        for view, base in self._base.items():
+        for view, (base, within) in self._base.items():
             if self.tensors[view].target == target:
-                self.tensors[view] = _moved(self.tensors[view], self.tensors[base].offset)
+                self.tensors[view] = _moved(self.tensors[view], self.tensors[base].offset + within)
         for n, offset in zip(users, plan.offsets[len(members) :], strict=True):
             self.steps[n] = _with_workspace(self.steps[n], offset)
         offset = 0
@@ -171,7 +172,7 @@ class Assembly:
         for number, step in enumerate(self.steps):
             for index in (*step.inputs, *step.outputs):
                 if index != ABSENT:
-                    base = self._base.get(index, index)
+                    base, _ = self._base.get(index, (index, 0))
                     first.setdefault(base, number)
                     last[base] = number
         return first, last

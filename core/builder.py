@@ -28,6 +28,7 @@ from tactician.plan import FORMAT_VERSION, BuildReport, ModelInfo, Plan, PluginU
 from tactician.plugins.manager import Plugins, load_plugins
 from tactician.plugins.target import Artifacts, Device, Target, Timer
 from tactician.recognition.recognise import RECOGNISERS
+from tactician.siblings.stage import MERGE, merge_siblings
 from tactician.signature import OpSignature
 from tactician.stages import FUSE
 from tactician.tactics.cache import TimingCache
@@ -36,7 +37,7 @@ from tactician.tactics.lock import LockFile
 from tactician.tactics.measure import Measured, Progress
 from tactician.tactics.record import Decision
 from tactician.tactics.selector import AlgorithmSelector
-from tactician.views import VIEWS, view_nodes
+from tactician.views import VIEWS, view_nodes, view_offsets
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def build(
         info = _model_info(model, network)
     with clock("optimize"):
         steps = passes.pipeline(
-            config, plugins.passes, plugins.ops, [*(r.name for r in RECOGNISERS), VIEWS, LAYOUTS]
+            config, plugins.passes, plugins.ops, [*(r.name for r in RECOGNISERS), VIEWS, LAYOUTS, MERGE]
         )
         stages = passes.run(network, steps, config.dump_stages)
         lock = _read_lock(config)
@@ -99,6 +100,9 @@ def build(
     run = partial(measure, plugins=plugins, config=config, timer=timer, progress=progress, own=own)
     with clock("lay out"):
         known, stage = lay_out(network, plugins, device, config, lock, run, len(stages))
+        stages += stage
+    with clock("merge"):
+        merged, stage = merge_siblings(network, plugins, device, config, lock, run, len(stages), known)
         stages += stage
     with clock("measure"):
         before = network.graph.num_nodes()
@@ -124,7 +128,7 @@ def build(
         tuple(stages),
         dict(clock.seconds),
         warnings,
-        tuple(fuser.fusions),
+        (*merged, *fuser.fusions),
         tuple(_choose_apart(fuser.absorbed, measured)),
         tuple(sorted(view_nodes(network, config))),
     )
@@ -245,7 +249,7 @@ def _assemble(
         if (node.name or "") in assignments:
             assembly.add_node(node, assignments[node.name or ""], network.graph.outputs)
         else:
-            assembly.add_view(node)
+            assembly.add_view(node, view_offsets(node) or ())
     outputs = tuple(assembly.output(value, devices[0].target) for value in network.graph.outputs)
     memory = assembly.place_memory()
     used = {a.candidate.plugin for a in assignments.values()}

@@ -15,6 +15,7 @@ from tactician.plugins.manager import Plugins
 from tactician.plugins.target import Device
 from tactician.stages import StageReport
 from tactician.tactics.lock import LockFile
+from tactician.tactics.measure import Measured
 
 __all__ = ["LAYOUTS", "lay_out", "report_stage"]
 
@@ -27,7 +28,7 @@ def lay_out(
     lock: LockFile | None,
     run: Callable[..., Results],
     number: int,
-) -> tuple[Results, list[StageReport]]:
+) -> tuple[dict[str, tuple[Device, Measured]], list[StageReport]]:
     """Let nodes work with the channels innermost where that is faster; return what was measured, and the stage.
 
     Parameters
@@ -42,7 +43,7 @@ def lay_out(
     before, start = network.graph.num_nodes(), time.perf_counter()
     planner = LayoutPlanner(network, Twins.of(plugins.ops), plugins.registry, device, lock)
     calls = planner.candidates()
-    known = run(calls, [device], lock=None) if calls else {}
+    known = dict(run(calls, [device], lock=None)) if calls else {}
     count = planner.settle(known)
     seconds = time.perf_counter() - start
     return known, [report_stage(LAYOUTS, network, before, seconds, config, number, plugins, count)]

@@ -53,6 +53,7 @@ LAYERS = {
     "tactician.measuring": 4,
     "tactician.recognition": 4,
     "tactician.regions": 4,
+    "tactician.siblings": 4,
     "tactician.supervisor": 4,
     "tactician.views": 4,
     "tactician.worker": 4,

@@ -1,0 +1,1 @@
+"""Siblings: products of one tensor with several weights, merged into one product of a batch where that is faster."""
