@@ -15,20 +15,18 @@ from typing import Any
 
 import msgspec
 import onnx_ir as ir
-from tactician import __version__, passes
+from tactician import __version__
 from tactician.assembly import Assembly, Assignment
 from tactician.config import BuilderConfig
 from tactician.engine import Engine
-from tactician.fusion import Fuser
 from tactician.importer import import_model
-from tactician.layouts.stage import LAYOUTS, lay_out, report_stage
+from tactician.layouts.stage import report_stage
 from tactician.measuring import measure
 from tactician.network import tensor_type
+from tactician.optimizing import optimise
 from tactician.plan import FORMAT_VERSION, BuildReport, ModelInfo, Plan, PluginUse
 from tactician.plugins.manager import Plugins, load_plugins
 from tactician.plugins.target import Artifacts, Device, Target, Timer
-from tactician.recognition.recognise import RECOGNISERS
-from tactician.siblings.stage import MERGE, merge_siblings
 from tactician.signature import OpSignature
 from tactician.stages import FUSE
 from tactician.tactics.cache import TimingCache
@@ -37,7 +35,7 @@ from tactician.tactics.lock import LockFile
 from tactician.tactics.measure import Measured, Progress
 from tactician.tactics.record import Decision
 from tactician.tactics.selector import AlgorithmSelector
-from tactician.views import VIEWS, view_nodes, view_offsets
+from tactician.views import view_nodes, view_offsets
 
 logger = logging.getLogger(__name__)
 
@@ -90,24 +88,14 @@ def build(
     with clock("import"):
         network = import_model(model, config.shapes, plugins.ops)
         info = _model_info(model, network)
-    with clock("optimize"):
-        steps = passes.pipeline(
-            config, plugins.passes, plugins.ops, [*(r.name for r in RECOGNISERS), VIEWS, LAYOUTS, MERGE]
-        )
-        stages = passes.run(network, steps, config.dump_stages)
-        lock = _read_lock(config)
+    lock = _read_lock(config)
     own = timer or (target if isinstance(target, Target) else None)
     run = partial(measure, plugins=plugins, config=config, timer=timer, progress=progress, own=own)
-    with clock("lay out"):
-        known, stage = lay_out(network, plugins, device, config, lock, run, len(stages))
-        stages += stage
-    with clock("merge"):
-        merged, stage = merge_siblings(network, plugins, device, config, lock, run, len(stages), known)
-        stages += stage
+    made = optimise(network, plugins, device, config, lock, run, clock)
+    fuser, stages = made.fuser, made.stages
     with clock("measure"):
         before = network.graph.num_nodes()
-        fuser = Fuser(network, plugins.registry, device, config, lock)
-        measured = run(fuser.signatures(), devices, lock=lock, proposed=fuser.candidates(), known=known)
+        measured = run(fuser.signatures(), devices, lock=lock, proposed=fuser.candidates(), known=made.known)
     with clock("fuse"):
         fuser.settle(measured)
         signatures = fuser.signatures()
@@ -128,7 +116,7 @@ def build(
         tuple(stages),
         dict(clock.seconds),
         warnings,
-        (*merged, *fuser.fusions),
+        (*made.fusions, *fuser.fusions),
         tuple(_choose_apart(fuser.absorbed, measured)),
         tuple(sorted(view_nodes(network, config))),
     )
@@ -145,7 +133,7 @@ class _Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[phase] = time.perf_counter() - start
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
 def _open_devices(plugins: Plugins, config: BuilderConfig, target: Target | str | None) -> list[Device]:

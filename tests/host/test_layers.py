@@ -52,6 +52,7 @@ LAYERS = {
     "tactician.layouts": 4,
     "tactician.measuring": 4,
     "tactician.recognition": 4,
+    "tactician.optimizing": 4,
     "tactician.regions": 4,
     "tactician.siblings": 4,
     "tactician.supervisor": 4,
