@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what ``__getattr__`` does, for those who only read
         Timer as Timer,
     )
     from tactician.plugins.triton_source import TritonSource as TritonSource
+    from tactician.refitting import refit as refit
     from tactician.runtime.session import Session as Session
     from tactician.runtime.session import load as load
     from tactician.signature import OpSignature as OpSignature
@@ -53,6 +54,7 @@ _EXPORTS = {
     "BuilderConfig": "tactician.config",
     "Engine": "tactician.engine",
     "load": "tactician.runtime.session",
+    "refit": "tactician.refitting",
     "Session": "tactician.runtime.session",
     "Network": "tactician.network",
     "AlgorithmSelector": "tactician.tactics.selector",

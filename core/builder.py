@@ -87,7 +87,7 @@ def build(
         device = devices[0]
     with clock("import"):
         network = import_model(model, config.shapes, plugins.ops)
-        info = _model_info(model, network)
+        info = model_info(model, network)
     lock = _read_lock(config)
     own = timer or (target if isinstance(target, Target) else None)
     run = partial(measure, plugins=plugins, config=config, timer=timer, progress=progress, own=own)
@@ -293,7 +293,8 @@ def _fallbacks(decisions: Sequence[Decision], device: Device) -> list[str]:
     ]
 
 
-def _model_info(source: Any, network: ir.Model) -> ModelInfo:
+def model_info(source: Any, network: ir.Model) -> ModelInfo:
+    """Return what an engine remembers of the model that it was built from."""
     path = Path(source) if isinstance(source, str | os.PathLike) else None
     digest = hashlib.sha256()
     if path is not None and path.is_file():

@@ -91,6 +91,10 @@ class EngineMismatchError(EngineError):
     """An engine was built for another device, another format version, or needs a plugin that is missing or differs."""
 
 
+class RefitError(EngineError):
+    """New weights don't fit into an engine: the model is another network, or shares weights otherwise."""
+
+
 class AccuracyError(TacticianError):
     """Outputs differ from the reference by more than the tolerance."""
 

@@ -18,6 +18,7 @@ EXIT_INTERRUPTED = 130
 
 COMMANDS = {
     "build": "Build an engine from an ONNX model.",
+    "refit": "Put new weights into an engine.",
     "run": "Run an engine, and check its outputs.",
     "bench": "Measure how long an engine takes, and compare it.",
     "inspect": "Show what an engine is and does.",

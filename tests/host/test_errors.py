@@ -158,6 +158,13 @@ def _mismatch(folder: Path) -> None:
     Session(make_engine())
 
 
+@provokes(errors.RefitError, "another network than the engine's: 'product.activation' is not in the model")
+def _refit(folder: Path) -> None:
+    from tactician import refit
+
+    refit(build(), make_model(scale=2.0))
+
+
 @provokes(errors.AccuracyError, "'y' differs.*tolerance")
 def _accuracy(folder: Path) -> None:
     build().save(folder / "e.tactician")

@@ -53,6 +53,7 @@ LAYERS = {
     "tactician.measuring": 4,
     "tactician.recognition": 4,
     "tactician.optimizing": 4,
+    "tactician.refitting": 4,
     "tactician.regions": 4,
     "tactician.siblings": 4,
     "tactician.supervisor": 4,
