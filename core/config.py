@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
+
+from tactician.errors import ConfigError
 
 if TYPE_CHECKING:
     from tactician.plugins.inline import InlinePlugin
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+"""What tensors of float32 may be computed in."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,11 @@ class BuilderConfig:
         Input name to dimensions, to bind symbolic dimensions: ``{"input": (8, 3, 224, 224)}``.
     target, device
         Target name (None: ``cuda`` where there is a GPU, else ``cpu``) and device index.
+    precision
+        What tensors of float32 are computed in: None as they are, ``"tf32"`` with products rounded to tf32, ``"fp16"`` or
+        ``"bf16"`` in 16 bits with sums in float32, where operators have such a form.
+    precision_rules
+        ``(node glob, "fp32" or the precision)`` pairs, the last that matches a node wins.
     tf32
         Whether fp32 products may be rounded to tf32 (``"tf32"`` in ``Tactic.numerics``).
     deterministic
@@ -71,6 +81,8 @@ class BuilderConfig:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     target: str | None = None
     device: int = 0
+    precision: Precision | None = None
+    precision_rules: tuple[tuple[str, str], ...] = ()
     tf32: bool = False
     deterministic: bool = False
     workspace_limit: int | None = None
@@ -93,3 +105,10 @@ class BuilderConfig:
     seed: int = 0
     without: tuple[str, ...] = ()
     dump_stages: Path | None = None
+
+    def __post_init__(self) -> None:
+        for what in (self.precision, *(p for _, p in self.precision_rules)):
+            if what not in (None, *get_args(Precision)):
+                raise ConfigError(f"precision '{what}' is none of {', '.join(get_args(Precision))}")
+        if self.precision == "tf32":
+            object.__setattr__(self, "tf32", True)

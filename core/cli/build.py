@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tactician import __version__
 from tactician.cli.command import Output, command
-from tactician.cli.options import Names, Rule, Shape, Size, plugin_options
+from tactician.cli.options import Names, PrecisionRule, Rule, Shape, Size, plugin_options
 
 if TYPE_CHECKING:
     from tactician.config import BuilderConfig
@@ -32,6 +32,18 @@ LATENCY_SECONDS = 0.5
     "--target", metavar="NAME", help="cuda, cpu or another plugin's; by default cuda where there is a GPU."
 )
 @click.option("--device", type=click.IntRange(min=0), default=0, help="Index of the device.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "fp16", "bf16"]),
+    help="What tensors of fp32 are computed in. Inputs and outputs keep their types; sums stay in fp32.",
+)
+@click.option(
+    "--node-precision",
+    "precision_rules",
+    type=PrecisionRule(),
+    multiple=True,
+    help="Compute these nodes in fp32, or in 16 bits though it is risky; the last that matches wins. Repeatable.",
+)
 @click.option(
     "--tf32/--no-tf32", default=False, help="Whether fp32 products may be rounded to tf32. Default: no."
 )

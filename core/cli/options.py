@@ -69,6 +69,21 @@ class Rule(ParamType):
         return node, tactic
 
 
+class PrecisionRule(ParamType):
+    """``NODE-GLOB=PRECISION``."""
+
+    name = "NODE=TYPE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return ``(node glob, precision)``, split at the last ``=``."""
+        if isinstance(value, tuple):
+            return value
+        node, separator, precision = value.rpartition("=")
+        if not separator or not node or precision not in ("fp32", "fp16", "bf16"):
+            self.fail(f"'{value}' is no rule; write NODE-GLOB=fp32, =fp16 or =bf16", param, ctx)
+        return node, precision
+
+
 class Names(ParamType):
     """``cublaslt,-cudnn``: names separated by commas."""
 

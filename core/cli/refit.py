@@ -22,6 +22,11 @@ from tactician.cli.options import Shape, plugin_options
 )
 @click.option("--shapes", type=Shape(), multiple=True, help="As the engine was built with. Repeatable.")
 @click.option("--without", metavar="PASS", multiple=True, help="As the engine was built with. Repeatable.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "fp16", "bf16"]),
+    help="As the engine was built with.",
+)
 @click.option("--device", type=click.IntRange(min=0), default=0, help="Index of the device.")
 @plugin_options
 def refit_command(out: Output, engine: Path, model: Path, output: Path, shapes: Any, **options: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 from tactician.config import BuilderConfig
 from tactician.errors import ConfigError, PluginError
+from tactician.passes.convert_precision import KINDS, ConvertPrecision
 from tactician.passes.fold_batch_norm import FoldBatchNorm
 from tactician.passes.fold_constants import FoldConstants
 from tactician.passes.lift_constants import LiftConstants
@@ -48,6 +49,7 @@ def pipeline(
         FoldConstants(ops),
         RemoveNoOps(),
         FoldBatchNorm(),
+        *([ConvertPrecision(config.precision, config.precision_rules)] if config.precision in KINDS else []),
         MergeCommon(),
         RemoveDead(),
         *extra,
