@@ -68,6 +68,8 @@ def test_every_option_of_the_config_is_an_option_of_build(
         "--threads": 3,
         "--seed": 5,
         "--without": "fold",
+        "--precision": "bf16",
+        "--node-precision": "a=fp32",
         "--dump-stages": "d",
     }
     shapes = ("--shapes", "x:2x3", "--shapes", "y:4")
