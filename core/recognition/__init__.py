@@ -64,4 +64,4 @@ class Recogniser(Protocol):
         """Bring ``network`` into a form in which more is recognised, in place; what it computes stays."""
 
     def find(self, network: ir.Model) -> Iterator[Recognised | Missed]:
-        """Yield what is found in the main graph; nothing is changed."""
+        """Yield what is found in the main graph; no node is changed, constants may be added."""

@@ -63,7 +63,11 @@ class Reader:
                 raise NoAttentionError(f"'{value.name}' is read by others too", is_near=near)
             (reader,) = readers
             self._nodes.add(reader)
-            if is_op(reader, "Cast") and _dtype(reader.outputs[0]) in _HALVES and _dtype(value) == "float32":
+            if (
+                is_op(reader, "Cast")
+                and dtype_of(reader.outputs[0]) in _HALVES
+                and dtype_of(value) == "float32"
+            ):
                 value = reader.outputs[0]
             elif is_op(reader, "MatMul") and reader.inputs[0] is value:
                 return reader
@@ -83,9 +87,9 @@ class Reader:
             if step is not None:
                 value, factor = step
                 self._scale *= factor
-            elif is_op(node, "Cast") and _dtype(node.outputs[0]) == "float32":
+            elif is_op(node, "Cast") and dtype_of(node.outputs[0]) == "float32":
                 value = node.inputs[0]
-                if value is None or _dtype(value) not in _HALVES:
+                if value is None or dtype_of(value) not in _HALVES:
                     raise NoAttentionError("the scores are cast from another type than a 16-bit one")
             else:
                 value = self._masked(node)
@@ -171,6 +175,7 @@ def is_op(node: ir.Node, op_type: str) -> bool:
     return node.op_type == op_type and domain_of(node) == "ai.onnx"
 
 
-def _dtype(value: ir.Value | None) -> str | None:
+def dtype_of(value: ir.Value | None) -> str | None:
+    """Return the element type, where it is known."""
     kind = None if value is None else tensor_type(value)
     return None if kind is None else kind.dtype

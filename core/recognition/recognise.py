@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from tactician.recognition import Missed, Recognised, Recogniser
 from tactician.recognition.attention import AttentionRecogniser
+from tactician.recognition.normalization import NormalizationRecogniser
 
-RECOGNISERS: tuple[Recogniser, ...] = (AttentionRecogniser(),)
+RECOGNISERS: tuple[Recogniser, ...] = (AttentionRecogniser(), NormalizationRecogniser())
 
 
 def recognise(network: ir.Model, recognisers: Sequence[Recogniser]) -> tuple[list[Recognised], list[Missed]]:
