@@ -144,13 +144,15 @@ def _of_type(value: ir.Value, like: ir.Value, network: ir.Model) -> ir.Value:
 
 def _is_mean(node: ir.Node) -> bool:
     """Return whether a node is the mean over the last dimension, which stays with size 1."""
-    shape = static_shape(node.inputs[0]) if is_op(node, "ReduceMean") and node.inputs[0] is not None else None
+    if not is_op(node, "ReduceMean") or node.inputs[0] is None:
+        return False
+    shape = static_shape(node.inputs[0])
     keep, attribute = node.attributes.get("keepdims"), node.attributes.get("axes")
     given = known(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
     axes = (
         attribute.as_ints() if attribute is not None else () if given is None else given.reshape(-1).tolist()
     )
-    last = shape is not None and len(shape) > 0 and [int(a) % len(shape) for a in axes] == [len(shape) - 1]
+    last = bool(shape) and [int(a) % len(shape or ()) for a in axes] == [len(shape or ()) - 1]
     return last and (keep is None or keep.as_int() == 1)
 
 
