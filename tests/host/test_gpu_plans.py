@@ -1,0 +1,163 @@
+"""Whole models planned for a Hopper GPU that is not there: what fuses, that nothing is left for the CPU, and how memory lies.
+
+Every call that a tactic accepts is said to take ten microseconds, with the channels innermost five: what is looked at is
+whether kernels accept the calls that a network comes to, and how many launches are left, not which kernel is fast.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import pytest
+from models import bert_encoder, resnet50
+from tactician.assembly import Assembly, Assignment
+from tactician.config import BuilderConfig
+from tactician.importer import import_model
+from tactician.optimizing import optimise
+from tactician.plan import MemoryReport
+from tactician.plugins.manager import load_plugins
+from tactician.signature import OpSignature
+from tactician.tactics.measure import Measured
+from tactician.tactics.record import CandidateRecord, Outcome, Timing
+from tactician.tactics.registry import Candidate
+from tactician.views import view_offsets
+
+CONFIG = BuilderConfig(target="cuda", plugins=("builtin",))
+SECONDS = 10e-6
+OF_OPERATORS = {"tactician.nhwc::Conv": SECONDS / 2, "ai.onnx::Transpose": SECONDS / 10}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The calls of a network by node, its memory, and the nodes that no kernel accepts."""
+
+    calls: Mapping[str, OpSignature]
+    memory: MemoryReport
+    without_kernel: tuple[str, ...]
+
+    def launches(self) -> Counter[str]:
+        """Return how many nodes there are of each kind."""
+        return Counter(call.op.rpartition("::")[2] for call in self.calls.values())
+
+
+class _Planner:
+    """Builds as ``tactician.build`` does, with made-up times in the place of a GPU's."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self._plugins = load_plugins(CONFIG)
+        self._accepted: dict[str, list[Candidate]] = {}
+
+    def plan(self, model: onnx.ModelProto) -> Planned:
+        network = import_model(model, None, self._plugins.ops)
+        made = optimise(network, self._plugins, self._device, CONFIG, None, self._measure, _no_clock)
+        calls = made.fuser.signatures()
+        made.fuser.settle(self._measure(calls, proposed=made.fuser.candidates()))
+        calls = made.fuser.signatures()
+        missing = tuple(name for name, call in calls.items() if not self._candidates(call))
+        return Planned(calls, self._memory(network, calls), missing)
+
+    def _candidates(self, call: OpSignature) -> list[Candidate]:
+        if call.key not in self._accepted:
+            accepted, _ = self._plugins.registry.candidates(call, self._device)
+            self._accepted[call.key] = [c for c in accepted if not c.tactic.library]
+        return self._accepted[call.key]
+
+    def _measure(
+        self,
+        calls: Mapping[str, OpSignature],
+        *rest: Any,
+        proposed: Mapping[str, OpSignature] | None = None,
+        **options: Any,
+    ) -> Any:
+        measured = {}
+        for call in [*calls.values(), *(proposed or {}).values()]:
+            seconds = OF_OPERATORS.get(call.op, SECONDS)
+            timing = Timing(seconds, seconds, seconds, 5)
+            records = tuple(
+                CandidateRecord(c.id, "builtin", Outcome.UNMEASURED, timing=timing)
+                for c in self._candidates(call)[:1]
+            )
+            measured[call.key] = (self._device, Measured(call, records, {}))
+        return measured
+
+    def _memory(self, network: ir.Model, calls: Mapping[str, OpSignature]) -> MemoryReport:
+        assembly = Assembly("cuda", {"cuda": self._device})
+        for value in network.graph.inputs:
+            assembly.add_input(value, "cuda")
+        for node in network.graph:
+            call = calls.get(node.name or "")
+            if call is None:
+                assembly.add_view(node, view_offsets(node) or ())
+            else:
+                assembly.add_node(
+                    node, Assignment(self._candidates(call)[0], "cuda", call), network.graph.outputs
+                )
+        (report,) = assembly.place_memory()
+        return report
+
+
+@contextmanager
+def _no_clock(phase: str) -> Iterator[None]:
+    yield
+
+
+@pytest.fixture(scope="module")
+def planner() -> _Planner:
+    pytest.importorskip("cuda.core", reason="the compiler's package is not installed")
+    from tactician.builtin_kernels.cuda.device import CompileOnlyDevice
+
+    return _Planner(CompileOnlyDevice("sm_90a"))
+
+
+def test_a_transformer(planner: _Planner) -> None:
+    """Of a layer: a product, its bias, attention, a product, sums, a norm, a product, GELU, a product, sums, a norm."""
+    layers = 3
+    planned = planner.plan(bert_encoder(layers=layers, batch=8, dtype="float16"))
+    assert planned.without_kernel == ()
+    launches = planned.launches()
+    # queries, keys and values of the first layer are products of an input, whose reshape would be a copy
+    assert launches["Attention"] == layers
+    assert launches["MatMul"] == 4 * layers + 2
+    assert launches["LayerNormalization"] == 2 * layers
+    assert not {"Reshape", "Transpose", "Split", "Softmax", "Div"} & launches.keys()
+    assert launches.total() <= 11 * layers + 4
+
+
+def test_a_convolutional_network(planner: _Planner) -> None:
+    planned = planner.plan(resnet50(batch=4, dtype="float16"))
+    assert planned.without_kernel == ()
+    launches = planned.launches()
+    moved = [call for call in planned.calls.values() if call.op == "tactician.nhwc::Conv"]
+    # the image has three channels, which don't fill what the kernels load at once
+    assert len(moved) == launches["Conv"] - 1 == 52
+    assert launches["Transpose"] == 1
+    assert launches["Add_Relu"] == 16
+    assert launches["Relu"] == 33
+    assert not {"Reshape", "Flatten", "BatchNormalization"} & launches.keys()
+
+
+@pytest.mark.parametrize("name", ["transformer", "convolutional"])
+def test_memory_is_the_least_that_there_can_be(planner: _Planner, name: str) -> None:
+    """Within 5 % of what is alive at once, and far less than all tensors."""
+    models: dict[str, Callable[[], onnx.ModelProto]] = {
+        "transformer": lambda: bert_encoder(layers=2, batch=8, dtype="float16"),
+        "convolutional": lambda: resnet50(batch=4, dtype="float16"),
+    }
+    memory = planner.plan(models[name]()).memory
+    assert memory.lower_bound <= memory.peak <= 1.05 * memory.lower_bound
+    assert memory.peak < 0.5 * memory.naive
+
+
+def test_every_kernel_of_a_plan_compiles(planner: _Planner) -> None:
+    """The first choice of each call of a small transformer goes through the compiler."""
+    planned = planner.plan(bert_encoder(layers=1, hidden=256, heads=4, batch=2, dtype="float16"))
+    prepared: Sequence[OpSignature] = list({call.key: call for call in planned.calls.values()}.values())
+    for call in prepared:
+        planner._candidates(call)[0].tactic.prepare(call, planner._device)
