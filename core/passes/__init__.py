@@ -18,6 +18,7 @@ from tactician.passes.lift_constants import LiftConstants
 from tactician.passes.merge_common import MergeCommon
 from tactician.passes.remove_dead import RemoveDead
 from tactician.passes.remove_no_ops import RemoveNoOps
+from tactician.passes.sink_transposes import SinkTransposes
 from tactician.stages import FUSE, StageReport
 
 __all__ = ["Pass", "StageReport", "pass_name", "pipeline", "run", "save_stage"]
@@ -50,6 +51,7 @@ def pipeline(
         RemoveNoOps(),
         FoldBatchNorm(),
         *([ConvertPrecision(config.precision, config.precision_rules)] if config.precision in KINDS else []),
+        SinkTransposes(),
         MergeCommon(),
         RemoveDead(),
         *extra,

@@ -18,11 +18,14 @@ from tactician.passes.match import known
 from tactician.passes.rewrite import detach
 from tactician.recognition import Missed, Recognised
 from tactician.recognition.attention_reader import NEVER, NoAttentionError, Parts, Reader, is_op
-from tactician.recognition.layout import Layout, Source, after, sources, static_shape
+from tactician.recognition.layout import Layout, Source, after, is_view, scaled, sources, static_shape
 from tactician.signature import OpSignature
 
 OPSET = 23
 """The first opset with Attention."""
+
+_MOST_STEPS = 8
+"""Reshapes and factors between a transpose of heads and the product, at most."""
 
 
 class AttentionRecogniser:
@@ -31,7 +34,16 @@ class AttentionRecogniser:
     name = "attention"
 
     def prepare(self, network: ir.Model) -> None:
-        """Let heads be joined to [batch, rows, heads * size] before they are reshaped to something else."""
+        """Let heads lie in a tensor [batch, rows, heads * size], where they are transposed from or to one that is split.
+
+        Such a reshape is a view.
+        """
+        for node in list(network.graph):
+            if _moves_heads(node) and (value := node.inputs[0]) is not None and value.producer() is not None:
+                maker, shape = value.producer(), static_shape(value)
+                if shape is not None and maker is not None and not is_view(maker):
+                    joined = _insert_reshape(network, node, value, (*shape[:2], shape[2] * shape[3]))
+                    _insert_reshape(network, node, joined, shape)
         for node in list(network.graph):
             shape = static_shape(node.outputs[0]) if is_op(node, "Reshape") else None
             value = node.inputs[0] if shape is not None else None
@@ -213,8 +225,29 @@ def _joins_heads(node: ir.Node) -> bool:
     return False
 
 
-def _insert_reshape(network: ir.Model, reader: ir.Node, value: ir.Value, shape: tuple[int, ...]) -> None:
+def _moves_heads(node: ir.Node) -> bool:
+    """Return whether a node transposes [batch, rows, heads, size] for a product, perhaps after reshapes and a factor."""
+    perm = node.attributes.get("perm")
+    if (
+        not is_op(node, "Transpose")
+        or perm is None
+        or tuple(perm.as_ints()) not in ((0, 2, 1, 3), (0, 2, 3, 1))
+    ):
+        return False
+    value, steps = node.outputs[0], 0
+    while steps < _MOST_STEPS and len(readers := [use.node for use in value.uses()]) == 1:
+        if readers[0].op_type in ("MatMul", "Attention"):
+            return True
+        if not is_view(readers[0]) and scaled(readers[0]) is None:
+            return False
+        value, steps = readers[0].outputs[0], steps + 1
+    return False
+
+
+def _insert_reshape(network: ir.Model, reader: ir.Node, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
     name = f"{reader.name}_heads"
+    while f"{name}_shape" in network.graph.initializers:
+        name += "_"
     tensor = ir.tensor(np.array(shape, np.int64), name=f"{name}_shape")
     sizes = ir.Value(
         name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
@@ -225,3 +258,4 @@ def _insert_reshape(network: ir.Model, reader: ir.Node, value: ir.Value, shape: 
     node.outputs[0].shape = ir.Shape(shape)
     network.graph.insert_before(reader, node)
     reader.replace_input_with(0, node.outputs[0])
+    return node.outputs[0]
