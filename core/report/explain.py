@@ -58,7 +58,7 @@ def explain(decision: Decision, target: str, *, fusions: Iterable[Fusion] = (), 
     lines.append(table(_HEADER, rows, right=(3, 4, 5, 6, 7), indent=2))
     for outcome in _GROUPED:
         lines += _grouped([c for c in decision.candidates if c.outcome is outcome], outcome, verbose)
-    lines += list(dict.fromkeys(_fusion(f) for f in involving(fusions, decision)))
+    lines += list(dict.fromkeys(fusion_text(f) for f in involving(fusions, decision)))
     lines.append(f"  pin it: tactician build … --tactic {shlex.quote(pin_rule(decision))}")
     return "\n".join(lines)
 
@@ -91,7 +91,8 @@ def _nodes(nodes: Sequence[str]) -> str:
     return shown if len(nodes) <= 3 else f"{shown} and {len(nodes) - 3} more"
 
 
-def _fusion(fusion: Fusion) -> str:
+def fusion_text(fusion: Fusion) -> str:
+    """Return what came of a subgraph that could have been one node, with both times and what was set aside."""
     operators = " + ".join(fusion.nodes)
     times = ""
     if fusion.seconds is not None and fusion.seconds_apart is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from tactician.report.explain import explain
 
 PRODUCT = "[qk] s = MatMul (qh, ks)"
 WEIGH = f"[pv] yh = MatMul (w, vh) {JOIN}"
+Run = Callable[..., tuple[int, str, str]]
 Step = tuple[str, tuple[int, ...]]
 
 
@@ -279,3 +281,20 @@ def test_explain_says_why_there_is_no_attention(tmp_path: Any) -> None:
     decision = next(d for d in engine.report.decisions if "sm" in d.nodes)
     text = explain(decision, "cpu", fusions=engine.report.fusions)
     assert "not fused: sm: no attention: the softmax is not over the last dimension" in text
+
+
+def test_fusions_alone_are_told(run: Run, tmp_path: Path) -> None:
+    nodes = f"{SPLIT}{TRANSPOSED_KEYS} {PRODUCT} [sm] w = Softmax <axis = 1> (s) {WEIGH}"
+    config = BuilderConfig(target="cpu", plugins=("builtin",), timing_cache=tmp_path / "cache", isolate=False)
+    path = tmp_path / "e.tactician"
+    tactician.build(attention_model(nodes, JOINED, f"float[{B}, {S}, {HIDDEN}] y"), config).save(path)
+    status, output, _ = run("explain", path, "sm", "--fusion")
+    assert (status, output.strip()) == (
+        0,
+        "not fused: sm: no attention: the softmax is not over the last dimension",
+    )
+    status, output, _ = run("explain", path, "qt", "--fusion")
+    assert (status, output.strip()) == (0, "nothing that could be one node was found at 'qt'")
+    status, _, error = run("explain", path, "smm", "--fusion")
+    assert status == 1
+    assert "did you mean 'sm'" in error
