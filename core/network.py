@@ -23,7 +23,10 @@ __all__ = [
     "Network",
     "call_inputs",
     "captured_values",
+    "constant",
     "domain_of",
+    "make_names_unique",
+    "only_reader",
     "signature_of",
     "signatures",
     "tensor_type",
@@ -96,6 +99,54 @@ def tensor_type(value: ir.Value) -> TensorType | None:
 def domain_of(node: ir.Node) -> str:
     """Return the domain of ``node``, ``"ai.onnx"`` for the standard one."""
     return node.domain or "ai.onnx"
+
+
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """Return the one node that reads ``value``, once; None where several do, or the caller does."""
+    readers = [use.node for use in value.uses()]
+    return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
+
+
+def constant(array: np.ndarray[Any, Any], name: str, graph: ir.Graph | None = None) -> ir.Value:
+    """Return a constant: an initializer of ``graph``, the one that is there already if it is equal.
+
+    Another one of that name keeps it, and the constant gets a longer one.
+    """
+    while graph is not None and (known := graph.initializers.get(name)) is not None:
+        if known.const_value is not None and not known.is_graph_input() and _equals(known.const_value, array):
+            return known
+        name += "_"
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
+    )
+    if graph is not None:
+        graph.register_initializer(value)
+    return value
+
+
+def make_names_unique(model: ir.Model) -> None:
+    """Rename what a pass has made in the main graph and called as something else is called; absent outputs stay nameless."""
+    graph = model.graph
+    values = {v.name for v in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
+    nodes: set[str] = set()
+    for node in graph:
+        name = node.name or node.op_type
+        while name in nodes:
+            name += "_"
+        node.name = name
+        nodes.add(name)
+        for value in node.outputs:
+            if not value.name or value.is_graph_output():
+                continue
+            while value.name in values:
+                value.name += "_"
+            values.add(value.name)
+
+
+def _equals(tensor: ir.TensorProtocol, array: np.ndarray[Any, Any]) -> bool:
+    same = tuple(tensor.shape.numpy()) == array.shape and tensor.dtype.numpy() == array.dtype
+    return same and np.asarray(tensor.numpy()).tobytes() == np.ascontiguousarray(array).tobytes()
 
 
 def _by_name(item: tuple[str, ir.Attr]) -> str:

@@ -10,7 +10,6 @@ from tactician.layouts.twins import (
     REDUCTIONS,
     Twins,
     attributes_of,
-    constant,
     first_order,
     known_tensor,
     last_order,
@@ -18,7 +17,7 @@ from tactician.layouts.twins import (
     moved_type,
     reduced_axes,
 )
-from tactician.network import tensor_type
+from tactician.network import constant, tensor_type
 from tactician.node_inference import data_type
 from tactician.recognition.layout import Layout, static_shape
 from tactician.signature import OpSignature, TensorType
@@ -110,11 +109,7 @@ class _Rewriter:
         if value is None or value in self._last:
             return None if value is None else self._last[value]
         if known_tensor(value) is not None:
-            moved = moved_constant(value, rank, f"{value.name}_channels_last_{rank}")
-            if moved.name in self._graph.initializers:
-                return self._graph.initializers[moved.name]
-            self._graph.register_initializer(moved)
-            return moved
+            return moved_constant(value, rank, f"{value.name}_channels_last_{rank}", self._graph)
         node = _transpose(value, last_order(rank), f"{value.name}_channels_last")
         _describe(node.outputs[0], f"{value.name}_channels_last", value, moved_type)
         self._graph.insert_before(reader, node)
@@ -130,9 +125,7 @@ class _Rewriter:
         if (op_type == node.op_type and "axes" in node.attributes) or version < AXES_ARE_INPUTS:
             attributes = [*attributes, ir.AttrInt64s("axes", list(axes))]
         else:
-            value = constant(np.array(axes, np.int64), f"{node.name}_axes")
-            self._graph.register_initializer(value)
-            inputs.append(value)
+            inputs.append(constant(np.array(axes, np.int64), f"{node.name}_axes", self._graph))
         return ir.Node("", op_type, inputs, attributes, num_outputs=1)
 
 

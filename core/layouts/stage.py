@@ -11,6 +11,7 @@ from tactician.config import BuilderConfig
 from tactician.layouts.planner import LAYOUTS, LayoutPlanner, Results
 from tactician.layouts.standard import standard
 from tactician.layouts.twins import Twins
+from tactician.network import make_names_unique
 from tactician.plugins.manager import Plugins
 from tactician.plugins.target import Device
 from tactician.stages import StageReport
@@ -45,6 +46,7 @@ def lay_out(
     calls = planner.candidates()
     known = dict(run(calls, [device], lock=None)) if calls else {}
     count = planner.settle(known)
+    make_names_unique(network)
     seconds = time.perf_counter() - start
     return known, [report_stage(LAYOUTS, network, before, seconds, config, number, plugins, count)]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from tactician.network import domain_of, signature_of, tensor_type
+from tactician.network import constant, domain_of, signature_of, tensor_type
 from tactician.passes.match import known
 from tactician.plugins.op import ChannelsLast
 from tactician.recognition.layout import static_shape
@@ -129,22 +129,14 @@ def moved_type(kind: TensorType) -> TensorType:
     return TensorType(kind.dtype, tuple(dims[i] for i in last_order(len(dims))))
 
 
-def moved_constant(value: ir.Value, rank: int, name: str) -> ir.Value:
-    """Return a constant, of ``rank`` dimensions once it is broadcast, with the channels innermost."""
+def moved_constant(value: ir.Value, rank: int, name: str, graph: ir.Graph) -> ir.Value:
+    """Return a constant of ``graph``, of ``rank`` dimensions once it is broadcast, with the channels innermost."""
     array = known(value)
     assert array is not None
     if array.size > 1:
         wide = array.reshape((1,) * (rank - array.ndim) + array.shape)
         array = np.ascontiguousarray(wide.transpose(last_order(rank)))
-    return constant(array, name)
-
-
-def constant(array: np.ndarray[Any, Any], name: str) -> ir.Value:
-    """Return an initializer."""
-    tensor = ir.tensor(array, name=name)
-    return ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
-    )
+    return constant(array, name, graph)
 
 
 def attributes_of(node: ir.Node) -> Sequence[ir.Attr]:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 from tactician.config import BuilderConfig
 from tactician.errors import ConfigError, PluginError
+from tactician.network import make_names_unique
 from tactician.passes.convert_precision import KINDS, ConvertPrecision
 from tactician.passes.fold_batch_norm import FoldBatchNorm
 from tactician.passes.fold_constants import FoldConstants
@@ -92,7 +93,7 @@ def run(
     for number, step in enumerate(passes):
         name, before, start = pass_name(step), model.graph.num_nodes(), time.perf_counter()
         matches = getattr(_run_one(step, model), "matches", None)
-        _name_nodes(model)
+        make_names_unique(model)
         seconds = time.perf_counter() - start
         report = StageReport(name, before, model.graph.num_nodes(), seconds, matches)
         reports.append(report)
@@ -136,20 +137,3 @@ def _run_one(step: Pass, model: ir.Model) -> ir.passes.PassResult:
             f"pass '{pass_name(step)}' returned another model; it must work in place (ir.passes.InPlacePass)"
         )
     return result
-
-
-def _name_nodes(model: ir.Model) -> None:
-    """Name the nodes that a pass has made, uniquely; the others keep their names."""
-    taken: set[str] = set()
-    unnamed = []
-    for node in model.graph:
-        if not node.name or node.name in taken:
-            unnamed.append(node)
-        else:
-            taken.add(node.name)
-    count = 0
-    for node in unnamed:
-        while (name := f"{node.op_type}_new_{count}") in taken:
-            count += 1
-        node.name = name
-        taken.add(name)

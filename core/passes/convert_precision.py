@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from tactician.errors import ShapeError, UnknownOpError
+from tactician.network import constant
 from tactician.node_inference import infer_node
 
 logger = logging.getLogger(__name__)
@@ -199,19 +200,13 @@ class _Converter:
             self._graph.insert_before(reader, node)
         return made
 
-    def _constant(self, value: ir.Value, constant: ir.TensorProtocol) -> ir.Value:
+    def _constant(self, value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
         dtype = self._kind.numpy()
-        array = np.asarray(constant.numpy(), np.float32)
+        array = np.asarray(tensor.numpy(), np.float32)
         # what stands for no bound stays finite: a sum with it is not to become NaN
         most = float(np.finfo(np.float16).max) if self._kind == ir.DataType.FLOAT16 else np.inf
         bounded = np.where(np.isinf(array), array, np.clip(array, -most, most)).astype(dtype)
-        name = f"{value.name}_{self._kind.name.lower()}"
-        tensor = ir.tensor(bounded, name=name)
-        made = ir.Value(
-            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
-        )
-        self._graph.register_initializer(made)
-        return made
+        return constant(bounded, f"{value.name}_{self._kind.name.lower()}", self._graph)
 
     def _infers(self, node: ir.Node) -> bool:
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
-from tactician.network import domain_of, tensor_type
+from tactician.network import constant, domain_of, tensor_type
 from tactician.passes.match import known
 
 BY_ELEMENT = frozenset({
@@ -163,12 +163,4 @@ def _moved(value: ir.Value, back: Sequence[int], graph: ir.Graph) -> ir.Value | 
         return None
     wide = array.reshape((1,) * (len(back) - array.ndim) + array.shape)
     moved = np.ascontiguousarray(wide.transpose(back))
-    name = f"{value.name}_{'_'.join(map(str, back))}"
-    if name in graph.initializers:
-        return graph.initializers[name]
-    tensor = ir.tensor(moved, name=name)
-    made = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
-    )
-    graph.register_initializer(made)
-    return made
+    return constant(moved, f"{value.name}_{'_'.join(map(str, back))}", graph)

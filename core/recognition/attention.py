@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from tactician.network import signature_of
+from tactician.network import constant, signature_of
 from tactician.passes.match import known
 from tactician.passes.rewrite import detach
 from tactician.recognition import Missed, Recognised
@@ -246,13 +246,7 @@ def _moves_heads(node: ir.Node) -> bool:
 
 def _insert_reshape(network: ir.Model, reader: ir.Node, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
     name = f"{reader.name}_heads"
-    while f"{name}_shape" in network.graph.initializers:
-        name += "_"
-    tensor = ir.tensor(np.array(shape, np.int64), name=f"{name}_shape")
-    sizes = ir.Value(
-        name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
-    )
-    network.graph.register_initializer(sizes)
+    sizes = constant(np.array(shape, np.int64), f"{name}_shape", network.graph)
     node = ir.node("Reshape", [value, sizes], num_outputs=1, name=name)
     node.outputs[0].name, node.outputs[0].type = name, value.type
     node.outputs[0].shape = ir.Shape(shape)

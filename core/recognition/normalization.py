@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
-from tactician.network import signature_of
+from tactician.network import constant, only_reader, signature_of
 from tactician.passes.match import known
 from tactician.passes.rewrite import detach
 from tactician.recognition import Missed, Recognised
@@ -80,7 +80,7 @@ def _read(node: ir.Node) -> _Parts | None:
 def _follow(parts: _Parts) -> None:
     """Take in the scale, the bias and the cast back."""
     length = (static_shape(parts.source) or (0,))[-1]
-    while (reader := _only_reader(parts.result)) is not None:
+    while (reader := only_reader(parts.result)) is not None:
         is_back = is_op(reader, "Cast") and dtype_of(reader.outputs[0]) == dtype_of(parts.source)
         if is_back and dtype_of(parts.result) == "float32":
             pass
@@ -132,14 +132,7 @@ def _of_type(value: ir.Value, like: ir.Value, network: ir.Model) -> ir.Value:
     if value.dtype == like.dtype and array.ndim == 1:
         return value
     name = f"{value.name}_{like.dtype.name.lower()}_row"
-    if name in network.graph.initializers:
-        return network.graph.initializers[name]
-    tensor = ir.tensor(array.reshape(-1).astype(like.dtype.numpy()), name=name)
-    made = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
-    )
-    network.graph.register_initializer(made)
-    return made
+    return constant(array.reshape(-1).astype(like.dtype.numpy()), name, network.graph)
 
 
 def _is_mean(node: ir.Node) -> bool:
@@ -158,7 +151,7 @@ def _is_mean(node: ir.Node) -> bool:
 
 def _squared(value: ir.Value | None) -> tuple[ir.Value, ir.Node] | None:
     node = None if value is None else value.producer()
-    if node is None or _only_reader(node.outputs[0]) is None:
+    if node is None or only_reader(node.outputs[0]) is None:
         return None
     a, b = (*node.inputs, None)[:2]
     exponent = known(b) if b is not None else None
@@ -180,19 +173,19 @@ def _mean_of(centre: ir.Node) -> ir.Node | None:
 
 def _normalised(mean: ir.Value, value: ir.Value) -> tuple[float, ir.Value, list[ir.Node]] | None:
     """Follow the mean to ``value`` over its root; return ε, that result, and the nodes between."""
-    add = _only_reader(mean)
+    add = only_reader(mean)
     if add is None or not is_op(add, "Add"):
         return None
     other = add.inputs[1] if add.inputs[0] is mean else add.inputs[0]
     epsilon = known(other) if other is not None else None
-    root = _only_reader(add.outputs[0])
+    root = only_reader(add.outputs[0])
     if epsilon is None or epsilon.size != 1 or root is None or not is_op(root, "Sqrt"):
         return None
     nodes, number = [add, root], float(epsilon.reshape(()).astype(float))
-    last = _only_reader(root.outputs[0])
+    last = only_reader(root.outputs[0])
     if last is not None and is_op(last, "Reciprocal"):
         nodes.append(last)
-        factor, last = last.outputs[0], _only_reader(last.outputs[0])
+        factor, last = last.outputs[0], only_reader(last.outputs[0])
         fits = last is not None and is_op(last, "Mul") and {*last.inputs} == {value, factor}
     else:
         fits = last is not None and is_op(last, "Div") and tuple(last.inputs) == (value, root.outputs[0])
@@ -205,8 +198,3 @@ def _row(node: ir.Node, value: ir.Value, length: int) -> ir.Value | None:
     shape: Sequence[int] | None = None if other is None else static_shape(other)
     is_row = bool(shape) and tuple(shape or ()) == (1,) * (len(shape or ()) - 1) + (length,)
     return other if is_row and other is not None and known(other) is not None else None
-
-
-def _only_reader(value: ir.Value) -> ir.Node | None:
-    readers = [use.node for use in value.uses()]
-    return readers[0] if len(readers) == 1 and not value.is_graph_output() else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx_ir as ir
+from tactician.network import make_names_unique
 from tactician.recognition import Missed, Recognised, Recogniser
 from tactician.recognition.attention import AttentionRecogniser
 from tactician.recognition.normalization import NormalizationRecogniser
@@ -18,6 +19,7 @@ def recognise(network: ir.Model, recognisers: Sequence[Recogniser]) -> tuple[lis
     missed: list[Missed] = []
     for recogniser in recognisers:
         recogniser.prepare(network)
+        make_names_unique(network)
         for item in recogniser.find(network):
             if isinstance(item, Recognised):
                 found.append(item)

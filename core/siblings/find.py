@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from tactician.network import domain_of, tensor_type
+from tactician.network import domain_of, only_reader, tensor_type
 from tactician.passes.match import known
 from tactician.recognition.layout import static_shape
 
@@ -113,7 +113,7 @@ def _product(node: ir.Node) -> Product | None:
     if node.op_type == "Gemm":
         return _of_gemm(node, weight, size)
     product = Product((node,), node.outputs[0], weight, None, 0, size[1])
-    reader = _only_reader(node.outputs[0])
+    reader = only_reader(node.outputs[0])
     if reader is None or reader.op_type != "Add" or domain_of(reader) != "ai.onnx":
         return product
     bias = reader.inputs[1] if reader.inputs[0] is node.outputs[0] else reader.inputs[0]
@@ -142,7 +142,7 @@ def _parts(product: Product) -> tuple[Product, ...]:
     """Return the products that the parts of a result are, which a Split cuts along its columns; none where none does."""
     nodes, value = list(product.nodes), product.result
     while (
-        (reader := _only_reader(value)) is not None and reader.op_type == "Reshape" and _keeps_columns(reader)
+        (reader := only_reader(value)) is not None and reader.op_type == "Reshape" and _keeps_columns(reader)
     ):
         nodes.append(reader)
         value = reader.outputs[0]
@@ -167,11 +167,6 @@ def _keeps_columns(node: ir.Node) -> bool:
     before = None if node.inputs[0] is None else static_shape(node.inputs[0])
     after = static_shape(node.outputs[0])
     return bool(before) and bool(after) and before[-1] == after[-1]  # type: ignore[index]  # neither is None
-
-
-def _only_reader(value: ir.Value) -> ir.Node | None:
-    readers = [use.node for use in value.uses()]
-    return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
 
 
 def _is_row(value: ir.Value, columns: int) -> bool:

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx_ir as ir
 from tactician.config import BuilderConfig
-from tactician.layouts.twins import constant
 from tactician.memory import ALIGNMENT
-from tactician.network import signature_of, tensor_type
+from tactician.network import constant, signature_of, tensor_type
 from tactician.plugins.target import Device
 from tactician.recognition.layout import static_shape
 from tactician.siblings.find import Array, Siblings, find_siblings
@@ -150,9 +149,7 @@ def _merge(network: ir.Model, group: Siblings) -> None:
         return list(node.outputs)
 
     def weight(array: Array, what: str) -> ir.Value:
-        value = constant(array, f"{group.name}/{what}")
-        graph.register_initializer(value)
-        return value
+        return constant(array, f"{group.name}/{what}", graph)
 
     rows, whole = group.rows, (count, group.rows, columns)
     flat = weight(np.array([1, rows, group.depth]), "rows")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 from tactician.config import BuilderConfig
 from tactician.layouts.stage import report_stage
+from tactician.network import make_names_unique
 from tactician.plugins.manager import Plugins
 from tactician.plugins.target import Device
 from tactician.siblings.merge import MERGE, Results, SiblingMerger
@@ -48,6 +49,7 @@ def merge_siblings(
     if calls:
         known |= run(calls, [device], lock=None, known=known)
     fusions = merger.settle(known)
+    make_names_unique(network)
     seconds = time.perf_counter() - start
     count = sum(f.kept for f in fusions)
     return fusions, [report_stage(MERGE, network, before, seconds, config, number, plugins, count)]

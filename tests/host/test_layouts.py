@@ -331,3 +331,22 @@ def test_nothing_is_measured_where_no_kernel_wants_it(tmp_path: Path) -> None:
     assert {s.op for s in engine.plan.steps} & {CONV} == set()
     assert [s.matches for s in engine.report.stages if s.name == "layouts"] == [0]
     assert len(signatures(network(proto))) == 3
+
+
+def test_names_that_the_model_has_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pointwise.py"
+    path.write_text(PLUGIN)
+    monkeypatch.setattr(LayoutPlanner, "_best", lambda self, measured: frozenset(self._moved))
+    proto = model(
+        "[x_channels_last] a_channels_last = Relu (x) [a] a = Conv (a_channels_last, w, b) [r] a_channels_first = Relu (a) "
+        "[p] p = MaxPool <kernel_shape = [1, 1]> (a_channels_first) [e] y = Exp (p)"
+    )
+    config = BuilderConfig(
+        target="cpu", plugins=("builtin", str(path)), timing_cache=tmp_path / "cache", isolate=False
+    )
+    engine = tactician.build(proto, config)
+    assert any("pointwise" in step.tactic for step in engine.plan.steps)
+    (wanted,) = ReferenceEvaluator(proto).run(None, X)
+    assert np.allclose(
+        tactician.Session(engine, plugins=[str(path)]).run(X)["y"], wanted, rtol=1e-4, atol=1e-5
+    )

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+from tactician import passes
 from tactician.config import BuilderConfig
 from tactician.errors import ConfigError
 from tactician.importer import import_model
@@ -226,3 +227,17 @@ def test_unknown_names() -> None:
     with pytest.raises(ConfigError, match="precision 'fp8' is none of fp32, tf32, fp16, bf16"):
         BuilderConfig(precision="fp8")  # type: ignore[arg-type]  # that is what is tried
     assert BuilderConfig(precision="tf32").tf32
+
+
+def test_names_that_the_model_has_already() -> None:
+    """Constants and values that are called as the pass would call its own."""
+    proto = model(
+        "[w_float16] x_float16 = MatMul (x, w) [m] m = Add (x_float16, w_float16) [y] y = Tanh (m)",
+        w_float16=np.full(8, 0.25, np.float32),
+    )
+    network = import_model(proto)
+    passes.run(network, passes.pipeline(BuilderConfig(precision="fp16")))
+    names = [v.name for n in network.graph for v in n.outputs] + list(network.graph.initializers)
+    assert len(names) == len(set(names))
+    assert set(types(network).values()) == {"FLOAT16"}
+    compare(proto, network)
