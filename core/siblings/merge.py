@@ -84,7 +84,8 @@ class SiblingMerger:
         calls = self._groups[group]
         names = tuple(node.name or "" for node in group.nodes)
         if self._lock is not None:
-            kept = self._lock.choice(group.name, calls[0]) is not None
+            fused = {name for node in self._lock.nodes.values() for name in node.operators}
+            kept = group.name in fused or self._lock.choice(group.name, calls[0]) is not None
             return Fusion(group.name, names, str(calls[0]), kept, "the lock file says so")
         merged, apart = (self._sum(c, measured) for c in (calls, self._apart[group]))
         kept = merged < WORTH_IT * apart

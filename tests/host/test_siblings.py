@@ -222,3 +222,18 @@ def test_the_report_has_both_times(tmp_path: Path) -> None:
     assert fusion.signature.startswith("MatMul(float32[1, 16, 12]")
     assert fusion.seconds is not None and fusion.seconds_apart is not None
     assert fusion.reason in ("faster", "slower than its operators one by one")
+
+
+def test_a_lock_file_gives_the_same_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the merged product, with its biases, has become part of a fused node."""
+
+    def kept(self: SiblingMerger, group: Any, measured: Any) -> Fusion:
+        return Fusion(group.name, tuple(n.name for n in group.nodes), "", True, "the test says so")
+
+    config = replace(CONFIG, plugins=("builtin",), timing_cache=tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(SiblingMerger, "_verdict", kept)
+        engine = tactician.build(model(THREE), config)
+    LockFile.of(engine.report.decisions, engine.plan.plugins, target="cpu").save(tmp_path / "lock.json")
+    again = tactician.build(model(THREE), replace(config, lock_file=tmp_path / "lock.json", locked=True))
+    assert again.plan == engine.plan
