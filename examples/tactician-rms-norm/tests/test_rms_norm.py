@@ -255,7 +255,7 @@ def test_a_whole_model_computes_the_same_with_and_without(dtype):
 def test_the_rule_can_be_left_out_and_a_tactic_chosen_by_the_name_of_the_norm():
     model = llama.llama_block()
     shared = {"shapes": {"x": (2, 7, 64)}, "target": "cpu", "plugins": (PLUGIN, "builtin")}
-    plain = build(model, BuilderConfig(**shared, without=("fuse_rms_norm",)))
+    plain = build(model, BuilderConfig(**shared, without=("fuse_rms_norm", "normalization")))
     assert sum(step.op.endswith("ReduceMean") for step in plain.plan.steps) == 5
     rules = (("norm_*", "tactician_rms_norm.row_blocks(rows=4)"),)
     chosen = build(model, BuilderConfig(**shared, tactic_rules=rules))
