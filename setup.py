@@ -8,6 +8,7 @@ from setuptools.command.build import build
 PACKAGES = {
     "tactician": "core",
     "tactician.cli": "core/cli",
+    "tactician.decompositions": "core/decompositions",
     "tactician.layouts": "core/layouts",
     "tactician.passes": "core/passes",
     "tactician.recognition": "core/recognition",

@@ -10,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 from tactician import passes
 from tactician.config import BuilderConfig
+from tactician.decompositions.stage import DECOMPOSE, decompose
 from tactician.fusion import Fuser
 from tactician.layouts.stage import LAYOUTS, lay_out
 from tactician.plugins.manager import Plugins
@@ -25,7 +26,7 @@ from tactician.views import VIEWS
 Clock = Callable[[str], AbstractContextManager[None]]
 """``with clock(phase):`` keeps the seconds that a phase takes."""
 
-AFTER_PASSES = (*(r.name for r in RECOGNISERS), VIEWS, LAYOUTS, MERGE)
+AFTER_PASSES = (*(r.name for r in RECOGNISERS), VIEWS, DECOMPOSE, LAYOUTS, MERGE)
 """What ``--without`` may name beside the passes."""
 
 
@@ -79,6 +80,8 @@ def optimise(
     with clock("optimize"):
         steps = passes.pipeline(config, plugins.passes, plugins.ops, AFTER_PASSES)
         stages = passes.run(network, steps, config.dump_stages)
+    with clock("decompose"):
+        stages += decompose(network, plugins, device, config, lock, len(stages))
     with clock("lay out"):
         known, stage = lay_out(network, plugins, device, config, lock, run, len(stages))
         stages += stage

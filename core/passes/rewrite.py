@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from tactician.errors import PluginError, ShapeError
 from tactician.network import call_inputs, tensor_type
-from tactician.node_inference import infer_custom_node, infer_node
 from tactician.passes.match import Match, known
 from tactician.passes.pattern_forms import Form, equals, forms_of
-from tactician.signature import TensorType, numpy_dtype
+from tactician.passes.writer import Writer
+from tactician.signature import TensorType
 
 if TYPE_CHECKING:
     from tactician.plugins.rewrite_rule import RewriteRule
@@ -135,7 +134,7 @@ def attempt(rule: RewriteRule, form: Form, node: ir.Node, model: ir.Model, ops: 
         if bindings[name] is None:
             bindings[name] = default
     match = Match(bindings, nodes, list(found.outputs))
-    writer = _Writer(rule.name, node.name or "", model, ops)
+    writer = Writer(rule.name, node.name or "", model, ops)
     try:
         reason = _refusal(form, bindings, match) or (rule.decline(match) if rule.decline else None)
         if reason:
@@ -205,7 +204,7 @@ def _leaves_and_comes_back(match: Match) -> bool:
     return False
 
 
-def _check_outputs(outputs: Sequence[Any], match: Match, writer: _Writer) -> None:
+def _check_outputs(outputs: Sequence[Any], match: Match, writer: Writer) -> None:
     """Compare number and types of the new values with those of the old ones."""
     if len(outputs) != len(match.outputs):
         raise ValueError(f"its replacement returns {len(outputs)} values, its pattern {len(match.outputs)}")
@@ -226,80 +225,3 @@ def _agree(new: TensorType | None, old: TensorType | None) -> bool:
         return False
     pairs = zip(new.shape, old.shape, strict=True)
     return all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
-
-
-class _Writer:
-    """What a replacement is called with as ``op``: makes nodes and infers their types."""
-
-    def __init__(self, rule: str, place: str, model: ir.Model, ops: Ops) -> None:
-        self.nodes: list[ir.Node] = []
-        self.constants: list[ir.Value] = []
-        self._rule, self._place, self._model, self._ops = rule, place, model, ops
-
-    def __getattr__(self, op_type: str) -> Any:
-        """Return the function that makes a node of ``op_type``."""
-        if op_type.startswith("_"):
-            raise AttributeError(op_type)
-
-        def make(
-            *inputs: Any, _domain: str = "", _version: int | None = None, _outputs: int = 1, **attributes: Any
-        ) -> Any:
-            return self._node(op_type, inputs, _domain, _version, _outputs, attributes)
-
-        return make
-
-    def named(self, output: ir.Value) -> tuple[ir.Node, ...]:
-        """Return the nodes, named after the last node of the match, whose name the first output's node gets."""
-        for node in self.nodes:
-            node.name = self._place if node is output.producer() else f"{self._place}/{node.op_type}"
-        return tuple(self.nodes)
-
-    def _node(
-        self,
-        op_type: str,
-        inputs: Sequence[Any],
-        domain: str,
-        version: int | None,
-        outputs: int,
-        attributes: Mapping[str, Any],
-    ) -> Any:
-        values = [self._value(v, inputs) for v in inputs]
-        name = f"{self._place}/{len(self.nodes)}"
-        node = ir.node(
-            op_type,
-            values,
-            dict(attributes) or None,
-            domain=domain,
-            version=version,
-            num_outputs=outputs,
-            name=name,
-        )
-        for i, value in enumerate(node.outputs):
-            value.name = f"{name}_out{i}"
-        self.nodes.append(node)
-        if not domain:
-            infer_node(node, self._model.graph.opset_imports[""])
-        elif f"{domain}::{op_type}" in self._ops:
-            infer_custom_node(node, self._model, self._ops)
-        else:
-            raise PluginError(
-                f"rewrite rule '{self._rule}': its replacement has operator '{domain}::{op_type}', which no loaded "
-                "plugin defines; return it from the hook ops()"
-            )
-        return node.outputs[0] if outputs == 1 else tuple(node.outputs)
-
-    def _value(self, value: Any, others: Sequence[Any]) -> ir.Value | None:
-        """Return ``value``; numbers and arrays become constants, Python numbers of the first input's type."""
-        if value is None or isinstance(value, ir.Value):
-            return value
-        if not isinstance(value, np.ndarray | np.generic):
-            kinds = (tensor_type(v) for v in others if isinstance(v, ir.Value))
-            first = next((kind for kind in kinds if kind is not None), None)
-            value = np.asarray(value, numpy_dtype(first.dtype if first else "float32"))
-        name = f"{self._place}/constant_{len(self.constants)}"
-        tensor = ir.tensor(np.asarray(value), name=name)
-        made = ir.Value(
-            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
-        )
-        self.constants.append(made)
-        return made

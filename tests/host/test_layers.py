@@ -48,6 +48,7 @@ LAYERS = {
     "tactician.assembly": 4,
     "tactician.builder": 4,
     "tactician.bisect": 4,
+    "tactician.decompositions": 4,
     "tactician.fusion": 4,
     "tactician.layouts": 4,
     "tactician.measuring": 4,
