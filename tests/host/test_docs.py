@@ -367,3 +367,23 @@ def test_the_list_of_kernels_is_up_to_date():
     make = runpy.run_path(str(DOCS / "make_kernels_page.py"))
     text = read(DOCS / "kernels.md")
     assert make["updated"](text) == text, "run `python docs/make_kernels_page.py`"
+
+
+def test_the_list_of_what_runs_on_the_gpu_is_up_to_date():
+    pytest.importorskip("cuda.core", reason="the compiler's package is not installed")
+    make = runpy.run_path(str(DOCS / "make_gpu_coverage.py"))
+    text = read(DOCS / "gpu-coverage.md")
+    if f"with onnx {onnx.__version__}:" not in text:
+        pytest.skip(f"the page is of another onnx than {onnx.__version__}, which has other tests")
+    # a sample, so that it takes seconds: the page is made of all of them
+    from conformance import node_cases
+
+    rows = [make["planned"](name) for name in node_cases()[::23]]
+    without = {name for name, _, missing in rows if missing}
+    for name, _, missing in rows:
+        for operator in missing:
+            line = next((x for x in text.splitlines() if x.startswith(f"| {operator} |")), None)
+            assert line is not None, (
+                f"{name}: {operator} is not on the page; run `python docs/make_gpu_coverage.py`"
+            )
+    assert without
