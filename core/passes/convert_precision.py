@@ -140,6 +140,8 @@ class _Converter:
             return []
         if node.op_type == "Cast" and not self._casts_from_other(node):
             return []
+        if not all(isinstance(v.type, ir.TensorType) for v in (*node.inputs, *node.outputs) if v and v.type):
+            return []  # sequences and optionals can't be cast
         if any(use.node.graph is not self._graph for v in node.outputs for use in v.uses()):
             return []  # a branch or a loop's body reads it
         try:

@@ -71,6 +71,7 @@ def compare(
         ReferenceEvaluator(proto).run(None, feeds),
         strict=True,
     ):
+        got, wanted = np.asarray(got), np.asarray(wanted)  # the reference gives what an optional holds as a list
         assert got.dtype == wanted.dtype
         assert np.linalg.norm(got.astype(float) - wanted) <= TOLERANCE[precision] * np.linalg.norm(wanted)
 
@@ -147,6 +148,20 @@ def test_what_a_branch_reads_stays() -> None:
     network = convert(proto)
     assert types(network)["m"] == "FLOAT"
     compare(proto, network, feeds=X | {"k": np.array(True)})
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "[n] a = Neg (x) [s] s = SequenceConstruct (a, x) [i] i = Constant <value_int = 0> () [y] y = SequenceAt (s, i)",
+        "[n] a = Neg (x) [o] o = Optional (a) [y] y = OptionalGetElement (o)",
+    ],
+)
+def test_sequences_and_optionals_hold_float32(nodes: str) -> None:
+    proto = model(nodes)
+    network = convert(proto)
+    assert types(network)["n"] == "FLOAT16"
+    compare(proto, network)
 
 
 def test_operators_without_such_a_form_stay() -> None:
