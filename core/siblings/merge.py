@@ -59,9 +59,13 @@ class SiblingMerger:
         self._apart: dict[Siblings, list[OpSignature]] = {}
         fits = network.graph.opset_imports.get("", 0) >= SPLIT_TAKES_SIZES
         views = view_nodes(network, config)
+        accepted: dict[str, bool] = {}
         for group in find_siblings(network) if fits else ():
             calls = _calls(group, network)
-            if calls and all(registry.candidates(call, device)[0] for call in calls):
+            for call in calls:
+                if call.key not in accepted:
+                    accepted[call.key] = bool(registry.candidates(call, device)[0])
+            if calls and all(accepted[call.key] for call in calls):
                 self._groups[group] = calls
                 self._apart[group] = [signature_of(n, network) for n in group.nodes if n.name not in views]
 
