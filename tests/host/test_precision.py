@@ -71,7 +71,10 @@ def compare(
         ReferenceEvaluator(proto).run(None, feeds),
         strict=True,
     ):
-        got, wanted = np.asarray(got), np.asarray(wanted)  # the reference gives what an optional holds as a list
+        got, wanted = (
+            np.asarray(got),
+            np.asarray(wanted),
+        )  # the reference gives what an optional holds as a list
         assert got.dtype == wanted.dtype
         assert np.linalg.norm(got.astype(float) - wanted) <= TOLERANCE[precision] * np.linalg.norm(wanted)
 
