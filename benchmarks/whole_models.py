@@ -53,6 +53,7 @@ class Bench:
 
     def __init__(self, device: str, dtype: torch.dtype, cache: Path, without: Sequence[str]) -> None:
         self.device, self.dtype, self.cache, self.without = device, dtype, cache, tuple(without)
+        self._engine_facts: dict[str, Any] = {}
 
     def run(self, case: str, peers: Sequence[str], rounds: int, folder: Path) -> dict[str, Any]:
         """Return a row: for each contender its time, error and the seconds until it could run."""
@@ -74,6 +75,7 @@ class Bench:
                 "onnxruntime": lambda: _onnxruntime(path, x),
             }
             row: dict[str, Any] = {"case": case, "failed": {}}
+            self._engine_facts = {}
             contenders = []
             for peer in ("tactician", *peers):
                 start = time.perf_counter()
@@ -111,16 +113,18 @@ class Bench:
             facts["first_result_s"] = time.perf_counter() - start
             self._engine_facts = facts
             return lambda: session.run(feeds), result
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.current_stream()
         outputs = session.enqueue(stream, {name: x})
         stream.synchronize()
         result = torch.from_dlpack(next(iter(outputs.values()))).clone()
         facts["first_result_s"] = time.perf_counter() - start
+        facts["enqueue_us"] = _seconds_to_enqueue(lambda: session.enqueue(stream, {name: x})) * 1e6
+        facts["profile"] = [
+            [t.op, t.node, t.tactic, t.seconds * 1e6]
+            for t in session.profile({name: x.cpu().numpy()})
+        ]
         self._engine_facts = facts
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            session.enqueue(stream, {name: x})
-        return graph.replay, result
+        return lambda: session.enqueue(stream, {name: x}), result
 
     def _race(self, contenders: Sequence[Contender], rounds: int) -> None:
         for c in contenders:
@@ -157,6 +161,17 @@ def _graph(call: Call) -> tuple[Call, Any]:
     graph.replay()
     torch.cuda.synchronize()
     return graph.replay, result.clone()
+
+
+def _seconds_to_enqueue(call: Call) -> float:
+    """Return what the host spends on one call: the median of few enough that the device's queue never fills."""
+    samples = []
+    for _ in range(30):
+        start = time.perf_counter()
+        call()
+        samples.append(time.perf_counter() - start)
+        torch.cuda.synchronize()
+    return statistics.median(samples)
 
 
 def _compiled(model: Any, x: torch.Tensor, mode: str) -> tuple[Call, Any]:
@@ -202,7 +217,7 @@ def line(row: dict[str, Any]) -> str:
     if others and "tactician" in peers:
         parts.append(f"x{min(others) / peers['tactician']['ms']:.2f} of the best peer")
     parts += [f"{name} failed: {reason[:80]}" for name, reason in row["failed"].items()]
-    facts = {k: row[k] for k in ("steps", "elsewhere", "built_s", "first_result_s") if k in row}
+    facts = {k: row[k] for k in ("steps", "elsewhere", "built_s", "first_result_s", "enqueue_us") if k in row}
     return "  ".join(parts) + "  " + " ".join(f"{k} {v:.3g}" for k, v in facts.items())
 
 
