@@ -10,6 +10,7 @@ import numpy as np
 import onnx.parser
 from conv_nhwc_cases import MOBILENET, resnet50, signature_of
 from memory_bound_cases import i64
+from quantised_cases import E4M3, Quantised
 from tactician.builtin_kernels.cuda import tactics
 from tactician.signature import OpSignature, TensorType, make_constant
 from tactician.testing import fused_signatures
@@ -108,6 +109,24 @@ def products() -> Iterator[Call]:
     yield Call("gemm_wgmma", product("bfloat16", 128, 768, 3072, 1), tensor_map[:2], "sm_90a")
 
 
+def quantised_products() -> Iterator[Call]:
+    """Yield products of 8-bit operands: sums of integers, what is scaled, with b stored either way, and fp8."""
+    moves, single = ("UTMALDG", "UTMASTG"), ("int8", "int8", "float")
+    calls = (
+        (Quantised(4096, 4096, 4096, ("int8", "int8", "int32")), "IGMMA", moves),
+        (Quantised(4096, 4096, 4096, bias=True, relu=True), "IGMMA", moves),
+        (Quantised(512, 768, 3072, single, stored="kn", columns=False), "IGMMA", moves[:1]),
+        (Quantised(8192, 8192, 8192, E4M3, columns=False), "QGMMA", moves),
+        (
+            Quantised(128, 768, 3072, ("float8e5m2", "float8e4m3fn", "bfloat16"), bias=True),
+            "QGMMA",
+            moves[:1],
+        ),
+    )
+    for case, multiply, copies in calls:
+        yield Call("gemm_wgmma8bit", case.signature(), (multiply, *copies), "sm_90a")
+
+
 def convolutions() -> Iterator[Call]:
     """Yield convolutions in both layouts."""
     layers = resnet50(8)
@@ -185,4 +204,12 @@ def movements() -> Iterator[Call]:
     yield Call("resize", called("Resize", given, half(8, 64, 112, 112), mode="linear"))
 
 
-CALLS = (*products(), *convolutions(), *attentions(), *elementwise(), *rows(), *movements())
+CALLS = (
+    *products(),
+    *quantised_products(),
+    *convolutions(),
+    *attentions(),
+    *elementwise(),
+    *rows(),
+    *movements(),
+)

@@ -13,6 +13,7 @@ from tactician.signature import Blob
 
 Array = np.ndarray[Any, Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
+E4M3, E5M2 = np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2)
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ _rng = np.random.default_rng(20)
 def normal(*shape: int, dtype: Any = np.float32) -> Array:
     """Return normally distributed numbers."""
     return _rng.standard_normal(shape).astype(dtype)
+
+
+def every_byte(dtype: Any) -> Array:
+    """Return each value of a type of 8 bits, NaN and infinities among them."""
+    return np.arange(256, dtype=np.uint8).reshape(8, 32).view(dtype)
 
 
 def positive(*shape: int, dtype: Any = np.float32) -> Array:
@@ -200,6 +206,10 @@ POINTWISE = [
         constants=(1, 2),
     ),
     Case("DequantizeLinear", [whole(4, 6), scalar(0.1)]),
+    *(Case("Cast", [every_byte(t)], {"to": to}) for t in (E4M3, E5M2) for to in (1, 10)),
+    *(Case("DequantizeLinear", [every_byte(t), scalar(0.1)]) for t in (E4M3, E5M2)),
+    Case("DequantizeLinear", [every_byte(E4M3), scalar(0.1, np.float16), scalar(0, E4M3)], constants=(2,)),
+    Case("DequantizeLinear", [every_byte(E4M3), positive(8)], {"axis": 0}),
 ]
 
 _SUMS = ("Sum", "Mean", "Max", "Min", "L1", "L2", "LogSumExp", "SumSquare")

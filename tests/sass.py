@@ -27,6 +27,8 @@ KINDS = {
     "STL": STL & KIND,
     # on sm_90a
     "HGMMA": 0x1F0,
+    "IGMMA": 0x1F1,
+    "QGMMA": 0x1F3,
     "STSM": 0x044,
     "UTMALDG": 0x1B4,
     "UTMASTG": 0x1B5,

@@ -14,6 +14,7 @@ _MODULES = (
     "gemm_mma",
     "gemm_small_m",
     "gemm_wgmma",
+    "gemm_wgmma_8bit",
     "conv_wgmma",
     "cublaslt",
     "conv_direct",

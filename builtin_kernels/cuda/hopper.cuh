@@ -108,8 +108,18 @@ template <int N> __device__ __forceinline__ void pin(float (&values)[N]) {
 #pragma unroll
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(values[i])::"memory");
 }
+template <int N> __device__ __forceinline__ void pin(i32 (&values)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+r"(values[i])::"memory");
+}
 
-// The descriptor of an operand of 16-bit elements in tiles of rows of 128 bytes, swizzled by 128 bytes.
+// Sums of either type as they lie in shared memory.
+__device__ __forceinline__ u32 word_of(float x) { return __float_as_uint(x); }
+__device__ __forceinline__ u32 word_of(i32 x) { return (u32)x; }
+__device__ __forceinline__ float from_word(u32 word, float) { return __uint_as_float(word); }
+__device__ __forceinline__ i32 from_word(u32 word, i32) { return (i32)word; }
+
+// The descriptor of an operand, K-major or of 16-bit elements, in tiles of rows of 128 bytes, swizzled by 128 bytes.
 // Eight rows make a pattern of 1024 bytes. Where rows are of k (K-major), patterns follow along m or n; where rows
 // are of m or n (MN-major), patterns follow along k, and `next` bytes lie between neighbouring tiles of 64 of m or n.
 __device__ __forceinline__ u64 operand_descriptor(u32 address, u32 next) {

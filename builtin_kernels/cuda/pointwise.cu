@@ -8,6 +8,17 @@
 // The generator (pointwise_source.py) puts the types, the offsets ok and the expression f behind this file; here are
 // the functions that expressions call. Arithmetic on 16-bit floats is done in float.
 
+struct f8e4m3 { u8 bits; };
+struct f8e5m2 { u8 bits; };
+
+// The exponent's bias is 7, not 127; what has no exponent is denormal in both types. All ones are NaN, and nothing infinite.
+__device__ __forceinline__ float to_float(f8e4m3 x) {
+    const u32 magnitude = x.bits & 0x7f;
+    const float y = __uint_as_float((x.bits & 0x80u) << 24 | magnitude << 20) * 0x1p120f;
+    return magnitude == 0x7f ? __uint_as_float(0x7fc00000) : y;
+}
+__device__ __forceinline__ float to_float(f8e5m2 x) { return to_float(f16{(u16)(x.bits << 8)}); }
+
 // Rounds to the 16-bit type T, once.
 template <typename T> __device__ __forceinline__ T narrow(float x) { return Convert<T>::from(x); }
 template <typename T> __device__ __forceinline__ T narrow(double x) { return Convert<T>::from((float)x); }

@@ -21,14 +21,19 @@ C_TYPES = {
     "int64": "i64",
     "uint64": "u64",
     "bool": "u8",
+    "float8e4m3fn": "f8e4m3",
+    "float8e5m2": "f8e5m2",
 }
 """Element types in memory, by name."""
 
-COMPUTE_TYPES = C_TYPES | {"float16": "float", "bfloat16": "float", "bool": "bool"}
+HALF_TYPES = ("float16", "bfloat16")
+QUARTER_TYPES = ("float8e4m3fn", "float8e5m2")
+"""Types that are read only, to be converted."""
+FLOAT_TYPES = ("float32", "float64", *HALF_TYPES, *QUARTER_TYPES)
+
+COMPUTE_TYPES = C_TYPES | dict.fromkeys((*HALF_TYPES, *QUARTER_TYPES), "float") | {"bool": "bool"}
 """Types that expressions are computed in, by name."""
 
-HALF_TYPES = ("float16", "bfloat16")
-FLOAT_TYPES = ("float32", "float64", *HALF_TYPES)
 INT_LIMITS = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 # onnx.TensorProto.DataType, so that Cast needs no onnx
@@ -123,6 +128,8 @@ def apply_rule(call: Call) -> tuple[str, str]:
     for operand in call.operands:
         if operand is not None and operand.dtype not in C_TYPES:
             raise UnsupportedError(f"element type {operand.dtype} is not supported")
+        if operand is not None and operand.dtype in QUARTER_TYPES and call.op not in _CONVERSIONS:
+            raise UnsupportedError(f"{operand.dtype} is converted only, and {call.op} is no conversion")
     return rule(call)
 
 
@@ -269,12 +276,13 @@ def _divide(call: Call) -> tuple[str, str]:
     return x.dtype, f"fast_quotient({x.code}, {y.code})"
 
 
+_CONVERSIONS = ("Cast", "CastLike", "DequantizeLinear")
 _SAFE_DIVISOR = 2.0**-100
 """A constant between this and its reciprocal can be inverted: neither is near the ends of float."""
 
 
 def _cast_to(x: Operand, dtype: str) -> tuple[str, str]:
-    if dtype not in C_TYPES:
+    if dtype not in C_TYPES or dtype in QUARTER_TYPES:
         raise UnsupportedError(f"cast to {dtype} is not supported")
     if dtype == "bool":
         return dtype, f"{x.code} != 0"
@@ -320,9 +328,10 @@ def _dequantize(call: Call) -> tuple[str, str]:
     if call.attribute("block_size", 0):
         raise UnsupportedError("blocked quantisation is not supported")
     x, scale, zero = call[0], call[1], call.get(2)
-    if x.is_float:
+    if x.is_float and x.dtype not in QUARTER_TYPES:
         raise UnsupportedError(f"dequantisation of {x.dtype} is not supported")
-    centred = f"(i32){x.code}" if zero is None else f"((i32){x.code} - (i32){zero.code})"
+    wide = "float" if x.is_float else "i32"
+    centred = f"({wide}){x.code}" if zero is None else f"(({wide}){x.code} - ({wide}){zero.code})"
     output = ONNX_TYPES.get(call.attribute("output_dtype", 0)) or scale.dtype
     return output, f"({COMPUTE_TYPES[output]}){centred} * {scale.code}"
 

@@ -13,7 +13,7 @@ from tactician.builtin_kernels.cuda.indexing import (
     index_type,
     offset_expression,
 )
-from tactician.builtin_kernels.cuda.pointwise_ops import C_TYPES, COMPUTE_TYPES, HALF_TYPES
+from tactician.builtin_kernels.cuda.pointwise_ops import C_TYPES, COMPUTE_TYPES, HALF_TYPES, QUARTER_TYPES
 from tactician.builtin_kernels.cuda.pointwise_program import Load, PointwiseProgram
 
 
@@ -151,7 +151,7 @@ def _memory(dtype: str) -> str:
 
 
 def _read(dtype: str, code: str) -> str:
-    if dtype in HALF_TYPES:
+    if dtype in HALF_TYPES or dtype in QUARTER_TYPES:
         return f"to_float({code})"
     return f"{code} != 0" if dtype == "bool" else code
 

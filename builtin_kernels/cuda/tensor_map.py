@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tactician.builtin_kernels.cuda.indexing import Shape
@@ -22,7 +23,7 @@ def mapper(shape: Shape, box: Shape) -> Callable[[DeviceTensor], Any]:
     Parameters
     ----------
     shape
-        Up to 5 extents, innermost last; the tensor is contiguous.
+        Up to 5 extents, innermost last; the tensor is contiguous, and may be larger. Elements of a byte are bytes.
     box
         As many extents; the innermost is of 128 bytes.
     """
@@ -57,6 +58,8 @@ def _encode(tensor: DeviceTensor, shape: Shape, box: Shape) -> Any:
     # the public as_tensor_map asks for these enumerations, which cuda.core exports nowhere else
     from cuda.core._tensor_map import TensorMapDataType, TensorMapL2Promotion, TensorMapSwizzle
 
+    if tensor.numpy_dtype.itemsize == 1:
+        tensor = replace(tensor, dtype="uint8")  # the copy engine knows no other type of 8 bits
     return view_of(tensor, shape).as_tensor_map(
         box_dim=box,
         data_type=getattr(TensorMapDataType, tensor.dtype.upper()),

@@ -18,18 +18,34 @@
 // where m or n is contiguous, boxes of [BLOCK_K of k, 64 of m or n] one after the other.
 // A tile reads (BLOCK_M + BLOCK_N) * 2 bytes of each k, writes BLOCK_M * BLOCK_N * 2 and does 2 * BLOCK_M * BLOCK_N
 // operations for each k.
+//
+// With EIGHT_BIT (wgmma_8bit.cuh) operands are of a type of their own, of which a row of 128 bytes holds 128 of k; sums
+// may be integers, results 32 bits wide, and what scales a column lies in shared memory beside its bias.
 
+#ifndef EIGHT_BIT
+typedef T Operand;
+typedef float Sum, Value;  // of the products; of a result before it is rounded to T
+constexpr bool SCALED = false;
+#endif
+#if PROMOTE == 0  // tensor cores add up all steps
+template <u32 ROWS, u32 COLUMNS> struct Promoted {
+    __device__ __forceinline__ static bool begins(u32 step) { return step == 0; }
+    __device__ __forceinline__ static void add(Sum (&)[ROWS][COLUMNS], u32, u32) {}
+    __device__ __forceinline__ static void finish(Sum (&)[ROWS][COLUMNS], u32) {}
+};
+#endif
 constexpr u32 WARPGROUP = 128;
 constexpr u32 ROWS = COOPERATIVE ? BLOCK_M / CONSUMERS : BLOCK_M;  // of one consumer's tile
 constexpr u32 M_TILES = ROWS / 64;                                 // instructions below one another
 constexpr u32 LINE = 128;                                          // bytes of a swizzled row
-constexpr u32 BLOCK_K = LINE / sizeof(T), STEP_K = 16;             // k of a box and of an instruction
+constexpr u32 BLOCK_K = LINE / sizeof(Operand), STEP_K = 32 / sizeof(Operand);  // k of a box and of an instruction
 constexpr u32 A_BYTES = BLOCK_M * LINE, B_BYTES = BLOCK_N * LINE, CHUNK = BLOCK_K * LINE;  // of BLOCK_K
-constexpr u32 A_STEP = TRANS_A ? STEP_K * LINE : STEP_K * sizeof(T), B_STEP = TRANS_B ? STEP_K * sizeof(T) : STEP_K * LINE;
+constexpr u32 A_STEP = TRANS_A ? STEP_K * LINE : 32, B_STEP = TRANS_B ? 32 : STEP_K * LINE;
 constexpr u32 BOXES_OF_SEGMENT = (SEGMENT + BLOCK_K - 1) / BLOCK_K;
 constexpr u32 STEPS = (SEGMENTS * BOXES_OF_SEGMENT + DEPTH - 1) / DEPTH;
 constexpr u32 USED_K = SEGMENT < BLOCK_K ? (SEGMENT + STEP_K - 1) / STEP_K * STEP_K : BLOCK_K;  // the rest of a box is zero
 constexpr u32 BOX = 64, BOX_BYTES = BOX * LINE;                    // rows and bytes of a box of results
+constexpr u32 BOX_COLUMNS = LINE / sizeof(T);
 constexpr u32 TURNS = STORE_BOXES > 0 ? STORE_BOXES : 1;            // of a consumer's boxes; parts of k need none
 constexpr u32 SUM_PITCH = BLOCK_N + 8;                             // float32 of a row of sums: no bank conflicts
 constexpr u32 SHARERS = COOPERATIVE ? CONSUMERS : 1;               // consumers of a stage
@@ -70,6 +86,20 @@ __device__ __forceinline__ Pack<float, 2> shared_pair(u32 address) {
 __device__ __forceinline__ float bias_value(const T* bias, u32 row, u32 column) {
     return HAS_BIAS && row < M && column < N ? (float)BETA * to_float(bias[BIAS_INDEX]) : 0;
 }
+
+#ifdef EIGHT_BIT
+// What a kernel of 8-bit operands brings: keeps what scales the columns of a tile in shared memory, for one consumer; reads
+// it for two neighbouring columns of the tile, or for one of the matrix from where it comes.
+__device__ __forceinline__ void keep_scales(const Shared& at, const TilePlace& place, u32 consumer, u32 t);
+__device__ __forceinline__ Pack<float, 2> scale_pair(const Shared& at, u32 consumer, u32 column);
+__device__ __forceinline__ float scale_of_column(const Shared& at, u32 column);
+#else
+__device__ __forceinline__ void keep_scales(const Shared&, const TilePlace&, u32, u32) {}
+__device__ __forceinline__ Pack<float, 2> scale_pair(const Shared&, u32, u32) { return {{(float)ALPHA, (float)ALPHA}}; }
+__device__ __forceinline__ float scale_of_column(const Shared&, u32) { return ALPHA; }
+__device__ __forceinline__ float scaled(float sum, float scale) { return scale * sum; }
+__device__ __forceinline__ float finished(float value) { return value; }
+#endif
 
 // What a kernel brings: starts the copies of this block's slices of both operands' tiles for the boxes number `box` of k, to
 // `a` and `b` of the blocks `beside` and `below` it, which need the same. Boxes behind the last one are zero.
@@ -120,25 +150,32 @@ __device__ __forceinline__ void copy_rows(T* d, u32 box, u32 matrix, u32 row0, u
     }
 }
 
-// One consumer's part of a tile: 64 columns at a time through a swizzled box to d.
-__device__ __forceinline__ void store_tile(const Shared& at, float (&sums)[M_TILES][BLOCK_N / 2], const TensorMap* map_d,
-                                           const T* bias, T* d, const TilePlace& place, u32 consumer, u32 t, u32& turn) {
+// 16 rows of 16 columns, from 8 * `group` of a box on, of a warp: a thread has the pairs of rows t % 32 / 4 and, 8 below it,
+// of columns t % 4 * 2, then of those 8 beside them.
+__device__ __forceinline__ void store_pairs(u32 box, const u32 (&words)[4], u32 group, u32 t) {
     const u32 lane_row = t / 32 * 16 + t / 8 % 2 * 8 + t % 8, lane_half = t % 32 / 16;  // stmatrix's rows
+    store_matrices(box + lane_row * LINE + ((group + lane_half ^ (t & 7)) << 4), words[0], words[1], words[2], words[3]);
+}
+
+// One consumer's part of a tile: BOX_COLUMNS columns at a time through a swizzled box to d.
+__device__ __forceinline__ void store_tile(const Shared& at, Sum (&sums)[M_TILES][BLOCK_N / 2], const TensorMap* map_d,
+                                           const T* bias, T* d, const TilePlace& place, u32 consumer, u32 t, u32& turn) {
     const u32 row0 = place.row + (COOPERATIVE ? consumer * ROWS : 0);
 #pragma unroll
     for (u32 i = 0; i < M_TILES; i++)
 #pragma unroll
-        for (u32 j0 = 0; j0 < BLOCK_N / 8; j0 += 8) {
+        for (u32 j0 = 0; j0 < BLOCK_N / 8; j0 += BOX_COLUMNS / 8) {
             const u32 box = at.boxes + (consumer * STORE_BOXES + turn) * BOX_BYTES;
             turn = (turn + 1) % TURNS;
 #pragma unroll
-            for (u32 j = j0; j < j0 + 8; j += 2) {
-                u32 words[4];
+            for (u32 j = j0; j < j0 + BOX_COLUMNS / 8; j += 2) {
+                decltype(pack_pair(Value{}, Value{}, T{})) words[4];
 #pragma unroll
                 for (u32 w = 0; w < 4; w++) {  // of columns +0, rows +0 and +8; of columns +8, the same
                     const u32 e = 4 * (j + w / 2) + w % 2 * 2, column = 8 * (j + w / 2) + t % 4 * 2;
                     const u32 row = row0 + 64 * i + t / 32 * 16 + t % 32 / 4 + w % 2 * 8;
-                    float low = (float)ALPHA * sums[i][e], high = (float)ALPHA * sums[i][e + 1];
+                    const Pack<float, 2> scale = scale_pair(at, consumer, column);
+                    Value low = scaled(sums[i][e], scale.at[0]), high = scaled(sums[i][e + 1], scale.at[1]);
                     if constexpr (BIAS_ROW) {
                         const Pack<float, 2> pair = shared_pair(at.bias + 4 * (consumer * BLOCK_N + column));
                         low += pair.at[0];
@@ -147,10 +184,9 @@ __device__ __forceinline__ void store_tile(const Shared& at, float (&sums)[M_TIL
                         low += bias_value(bias, row, place.column + column);
                         high += bias_value(bias, row, place.column + column + 1);
                     }
-                    words[w] = pack_pair(low, high, T{});
+                    words[w] = pack_pair(finished(low), finished(high), T{});
                 }
-                store_matrices(box + lane_row * LINE + ((((j - j0) + lane_half) ^ (t & 7)) << 4), words[0], words[1],
-                               words[2], words[3]);
+                store_pairs(box, words, j - j0, t);
             }
             if constexpr (DIRECT_STORE) {
                 __syncwarp();
@@ -166,7 +202,7 @@ __device__ __forceinline__ void store_tile(const Shared& at, float (&sums)[M_TIL
 }
 
 // A part of the steps of a tile: its sums to shared memory, for all blocks of the cluster.
-__device__ __forceinline__ void keep_sums(const Shared& at, const float (&sums)[M_TILES][BLOCK_N / 2], u32 consumer, u32 t) {
+__device__ __forceinline__ void keep_sums(const Shared& at, const Sum (&sums)[M_TILES][BLOCK_N / 2], u32 consumer, u32 t) {
     named_sync<CONSUMERS * WARPGROUP>(SUMS);  // all have read the stages, which the sums take the place of
 #pragma unroll
     for (u32 i = 0; i < M_TILES; i++)
@@ -174,8 +210,8 @@ __device__ __forceinline__ void keep_sums(const Shared& at, const float (&sums)[
         for (u32 pair = 0; pair < BLOCK_N / 4; pair++) {
             const u32 row = consumer * ROWS + 64 * i + t / 32 * 16 + t % 32 / 4 + pair % 2 * 8;
             const u32 column = pair / 2 * 8 + t % 4 * 2;
-            asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at.a + 4 * (row * SUM_PITCH + column)),
-                         "f"(sums[i][2 * pair]), "f"(sums[i][2 * pair + 1]) : "memory");
+            asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(at.a + 4 * (row * SUM_PITCH + column)),
+                         "r"(word_of(sums[i][2 * pair])), "r"(word_of(sums[i][2 * pair + 1])) : "memory");
         }
 }
 
@@ -186,21 +222,23 @@ __device__ __forceinline__ void add_parts(const Shared& at, const T* bias, T* d,
         const u32 row = place.row + i / ALONG, column = place.column + i % ALONG * WIDTH;
         if (row >= M || column >= N) continue;
         const u32 address = at.a + 4 * (i / ALONG * SUM_PITCH + i % ALONG * WIDTH);
-        float total[WIDTH] = {0, 0, 0, 0};
-        float terms[SPLIT_K][WIDTH];
+        Sum total[WIDTH] = {0, 0, 0, 0};
+        u32 terms[SPLIT_K][WIDTH];
 #pragma unroll
         for (u32 s = 0; s < SPLIT_K; s++)
-            asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                         : "=f"(terms[s][0]), "=f"(terms[s][1]), "=f"(terms[s][2]), "=f"(terms[s][3])
+            asm volatile("ld.shared::cluster.v4.b32 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(terms[s][0]), "=r"(terms[s][1]), "=r"(terms[s][2]), "=r"(terms[s][3])
                          : "r"(address_at(address, Place::rank(own.m, own.n, s))) : "memory");
 #pragma unroll
         for (u32 s = 0; s < SPLIT_K; s++)
 #pragma unroll
-            for (u32 e = 0; e < WIDTH; e++) total[e] += terms[s][e];
+            for (u32 e = 0; e < WIDTH; e++) total[e] += from_word(terms[s][e], Sum{});
         Pack<T, WIDTH> out;
 #pragma unroll
-        for (u32 e = 0; e < WIDTH; e++)
-            out.at[e] = Convert<T>::from((float)ALPHA * total[e] + bias_value(bias, row, column + e));
+        for (u32 e = 0; e < WIDTH; e++) {
+            const Value value = scaled(total[e], scale_of_column(at, column + e));
+            out.at[e] = Convert<T>::from(finished(value + (Value)bias_value(bias, row, column + e)));
+        }
         *(Pack<T, WIDTH>*)(d + place.matrix * ((u64)M * N) + (u64)row * N + column) = out;
     }
 }
@@ -210,7 +248,8 @@ __device__ __forceinline__ void consume(const Shared& at, const TensorMap* map_d
                                         u32 stride, const Place& own, u32 first_step, u32 last_step) {
     const u32 consumer = threadIdx.x / WARPGROUP - 1, t = threadIdx.x % WARPGROUP, mine = COOPERATIVE ? consumer : 0;
     const u32 steps = last_step - first_step;
-    float sums[M_TILES][BLOCK_N / 2];
+    Sum sums[M_TILES][BLOCK_N / 2];
+    Promoted<M_TILES, BLOCK_N / 2> promoted;
     u32 stage = 0, parity = 0, turn = 0;
     // the block that a lane tells of a stage that was read: those below one another, then the others beside it
     const u32 lane = t % 32, aside = lane - CLUSTER_M, other = aside + (aside >= own.n);
@@ -236,17 +275,20 @@ __device__ __forceinline__ void consume(const Shared& at, const TensorMap* map_d
     }
     for (u32 tile = first_tile; tile < TILES; tile += stride * (COOPERATIVE ? 1 : CONSUMERS)) {
         const TilePlace place = tile_place(tile, own.m, own.n);
-        if constexpr (BIAS_ROW && SPLIT_K == 1) {
+        if constexpr ((BIAS_ROW || SCALED) && SPLIT_K == 1) {
             if constexpr (DIRECT_STORE) named_sync<WARPGROUP>(STORE + consumer);  // all have read the last tile's
-            for (u32 i = t; i < BLOCK_N; i += WARPGROUP)
-                asm volatile("st.shared.f32 [%0], %1;" ::"r"(at.bias + 4 * (consumer * BLOCK_N + i)),
-                             "f"(bias_value(bias, 0, place.column + i)) : "memory");
+            keep_scales(at, place, consumer, t);
+            if constexpr (BIAS_ROW)
+                for (u32 i = t; i < BLOCK_N; i += WARPGROUP)
+                    asm volatile("st.shared.f32 [%0], %1;" ::"r"(at.bias + 4 * (consumer * BLOCK_N + i)),
+                                 "f"(bias_value(bias, 0, place.column + i)) : "memory");
         }
         if constexpr (!COOPERATIVE) named_sync<2 * WARPGROUP>(TURN + consumer);
         for (u32 step = 0; step < steps; step++) {
             barrier_wait(at.full + 8 * stage, parity);
             const u64 a = operand_descriptor(uniform(at.a + stage * DEPTH * A_BYTES + mine * ROWS * LINE), CHUNK);
             const u64 b = operand_descriptor(uniform(at.b + stage * DEPTH * B_BYTES), CHUNK);
+            const bool begins = promoted.begins(step);
             wgmma_fence();
 #pragma unroll
             for (u32 k = 0; k < DEPTH * (USED_K / STEP_K); k++) {
@@ -254,13 +296,14 @@ __device__ __forceinline__ void consume(const Shared& at, const TensorMap* map_d
 #pragma unroll
                 for (u32 i = 0; i < M_TILES; i++)
                     multiply(sums[i], a + (box * A_BYTES + i * 64 * LINE + within * A_STEP) / 16,
-                             b + (box * B_BYTES + within * B_STEP) / 16, step != 0 || k != 0);
+                             b + (box * B_BYTES + within * B_STEP) / 16, !begins || k != 0);
             }
             wgmma_commit();
             if (step != 0) {
                 wgmma_wait<1>();
                 release(stage == 0 ? STAGES - 1 : stage - 1);
             }
+            promoted.add(sums, step, steps);
             if (++stage == STAGES) {
                 stage = 0;
                 parity ^= 1;
@@ -270,12 +313,13 @@ __device__ __forceinline__ void consume(const Shared& at, const TensorMap* map_d
         wgmma_wait<0>();
 #pragma unroll
         for (u32 i = 0; i < M_TILES; i++) pin(sums[i]);
+        promoted.finish(sums, steps);
         release(stage == 0 ? STAGES - 1 : stage - 1);
         if constexpr (!COOPERATIVE) skip(steps);  // the other's tile
         if constexpr (SPLIT_K > 1) {
             keep_sums(at, sums, consumer, t);
         } else {
-            if constexpr (BIAS_ROW) named_sync<WARPGROUP>(STORE + consumer);
+            if constexpr (BIAS_ROW || SCALED) named_sync<WARPGROUP>(STORE + consumer);
             store_tile(at, sums, map_d, bias, d, place, consumer, t, turn);
         }
     }

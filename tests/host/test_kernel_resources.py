@@ -27,12 +27,11 @@ from sass import READ_FROM
 
 NEWEST = "newest"
 """Stands for whatever architecture the installed NVRTC knows last."""
-KNOWN_WARNINGS = {
-    "transpose_tiled": (
-        'warning #177-D: variable "batch" was declared but never referenced',
-        "Remark: The warnings can be suppressed",
-    )
-}
+OF_TRANSPOSE = (
+    'warning #177-D: variable "batch" was declared but never referenced',
+    "Remark: The warnings can be suppressed",
+)
+KNOWN_WARNINGS = {"transpose_tiled": OF_TRANSPOSE, "gemm_wgmma8bit": OF_TRANSPOSE}
 """What the compiler rightly says, by tactic: a single matrix has no batch. The sources stay as they ran on a GPU."""
 
 
@@ -110,7 +109,7 @@ def test_every_family_is_in_the_table() -> None:
 
 def test_only_kernels_by_wgmma_are_for_one_architecture() -> None:
     special = {call.tactic for call in CALLS if call.only}
-    assert special == {"gemm_wgmma", "conv_wgmma", "attention_wgmma"}
+    assert special == {"gemm_wgmma", "gemm_wgmma8bit", "conv_wgmma", "attention_wgmma"}
     assert {call.only for call in CALLS} == {"", "sm_90a"}
     assert not special & {call.tactic for call in CALLS if not call.only}
 

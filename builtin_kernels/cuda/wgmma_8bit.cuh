@@ -1,0 +1,61 @@
+// What wgmma_tiles.cuh needs to know of 8-bit operands before it: the types of sums and results, and promoted sums.
+//
+// Sum is i32 for integers and float for fp8; T is i32 where sums of integers are the result, else f16, bf16 or float, and
+// Value is what a result is before it is rounded to T. Results of 32 bits go through boxes of 32 columns.
+// The tensor cores add products of fp8 up in less than fp32: they align the terms of an instruction with the sum and cut
+// what lies some 13 bits below the largest. With PROMOTE their sums are added up in fp32 after every PROMOTE steps of k.
+
+#define EIGHT_BIT 1
+constexpr bool SCALED = !RAW_SUMS;
+
+template <> struct Convert<i32> {
+    static __device__ __forceinline__ i32 from(i32 x) { return x; }
+};
+
+// Neighbouring results of 32 bits.
+__device__ __forceinline__ u64 pack_words(u32 low, u32 high) { return low | (u64)high << 32; }
+__device__ __forceinline__ u64 pack_pair(float low, float high, float) { return pack_words(word_of(low), word_of(high)); }
+__device__ __forceinline__ u64 pack_pair(i32 low, i32 high, i32) { return pack_words(low, high); }
+
+// 16 rows of 16 columns of 32 bits to a box of rows of 128 bytes; the 16-bit ones of wgmma_tiles.cuh say who has which.
+__device__ __forceinline__ void store_pairs(u32 box, const u64 (&pairs)[4], u32 group, u32 t) {
+#pragma unroll
+    for (u32 w = 0; w < 4; w++) {
+        const u32 row = t / 32 * 16 + t % 32 / 4 + w % 2 * 8, chunk = 2 * (group + w / 2) + t % 4 / 2;
+        asm volatile("st.shared.b64 [%0], %1;" ::"r"(box + row * 128 + ((chunk ^ row % 8) << 4) + t % 2 * 8), "l"(pairs[w])
+                     : "memory");
+    }
+}
+
+// A result without its bias; integer sums that are asked for as they are stay so.
+__device__ __forceinline__ Value scaled(Sum sum, float scale) { return RAW_SUMS ? (Value)sum : (Value)(scale * (float)sum); }
+// What a result is once its bias is added.
+__device__ __forceinline__ Value finished(Value value) { return RELU && value < 0 ? 0 : value; }
+
+#if PROMOTE > 0
+// A consumer's sums in fp32, of all that the tensor cores have added up for PROMOTE steps at a time.
+template <u32 ROWS, u32 COLUMNS> struct Promoted {
+    float totals[ROWS][COLUMNS];
+    // Whether tensor cores begin anew with this step.
+    __device__ __forceinline__ static bool begins(u32 step) { return step % PROMOTE == 0; }
+    // Adds what the tensor cores have, once a step is under way that ends their sums, but for the last one.
+    __device__ __forceinline__ void add(Sum (&sums)[ROWS][COLUMNS], u32 step, u32 steps) {
+        if (step % PROMOTE != PROMOTE - 1 || step + 1 == steps) return;
+        wgmma_wait<0>();
+#pragma unroll
+        for (u32 i = 0; i < ROWS; i++) {
+            pin(sums[i]);
+#pragma unroll
+            for (u32 j = 0; j < COLUMNS; j++) totals[i][j] = (step < PROMOTE ? 0 : totals[i][j]) + sums[i][j];
+        }
+    }
+    // Makes sums of all steps of those of the last ones.
+    __device__ __forceinline__ void finish(Sum (&sums)[ROWS][COLUMNS], u32 steps) const {
+        if (steps <= PROMOTE) return;
+#pragma unroll
+        for (u32 i = 0; i < ROWS; i++)
+#pragma unroll
+            for (u32 j = 0; j < COLUMNS; j++) sums[i][j] += totals[i][j];
+    }
+};
+#endif
