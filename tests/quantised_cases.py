@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import onnx
 import onnx.parser
 from tactician.builtin_kernels.cuda.product_8bit import FORMS
-from tactician.signature import OpSignature
+from tactician.importer import import_model
+from tactician.network import signatures as network_signatures
+from tactician.signature import OpSignature, numpy_dtype
 from tactician.testing import fused_signatures
 
 OPSET = 23
@@ -51,7 +53,8 @@ class Quantised:
             self.stored,
         ]
         words += [f"{self.batch} times"] if self.batch > 1 else []
-        return " ".join(words + [word for word in ("columns", "bias", "relu") if getattr(self, word)])
+        marks = ("bias", "relu") if self.is_integer else ("columns", "bias", "relu")
+        return " ".join(words + [mark for mark in marks if getattr(self, mark)])
 
     @property
     def is_integer(self) -> bool:
@@ -69,7 +72,8 @@ class Quantised:
         else:
             x, w = "x", "w"
             inputs += ["float sa", f"float[{self.n}] sb" if self.columns else "float sb"]
-            kind = f"output_dtype = {onnx.helper.np_dtype_to_tensor_dtype(_numpy(d))}"
+            dtype = numpy_dtype({"float": "float32"}.get(d, d))
+            kind = f"output_dtype = {onnx.helper.np_dtype_to_tensor_dtype(dtype)}"
             axis = f", axis = {0 if self.stored == 'nk' else 1}" if self.columns else ""
             lines += [f"x = DequantizeLinear<{kind}>(a, sa)", f"w = DequantizeLinear<{kind}{axis}>(b, sb)"]
         if is_turned:
@@ -110,13 +114,8 @@ class Quantised:
     def signature(self) -> OpSignature:
         """Return the call that all of its operators become."""
         found = fused_signatures(self.model(), *FORMS, ops={})
-        return max(found, key=lambda signature: len(signature.parts))
-
-
-def _numpy(name: str) -> object:
-    from tactician.signature import numpy_dtype
-
-    return numpy_dtype({"float": "float32"}.get(name, name))
+        alone = network_signatures(import_model(self.model(), {}, {}))
+        return max([*alone.values(), *found], key=lambda signature: len(signature.parts))
 
 
 E4M3 = ("float8e4m3fn", "float8e4m3fn", "float16")
@@ -134,6 +133,7 @@ SMALL = [
     Quantised(96, 72, 80, stored="kn", batch=3, columns=False),
     *(Quantised(33, 44, 208, (a, b, "int32")) for a in ("int8", "uint8") for b in ("int8", "uint8")),
     Quantised(96, 68, 80, ("int8", "int8", "int32"), batch=3),
+    Quantised(70, 44, 96, ("int8", "uint8", "int32"), stored="kn"),
     Quantised(64, 64, 128, E4M3, columns=False),
     Quantised(197, 72, 336, E4M3, bias=True),
     Quantised(130, 256, 640, ("float8e5m2", "float8e4m3fn", "float"), bias=True, relu=True),

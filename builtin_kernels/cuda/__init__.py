@@ -17,6 +17,7 @@ _MODULES = (
     "gemm_wgmma_8bit",
     "conv_wgmma",
     "cublaslt",
+    "cublaslt_8bit",
     "conv_direct",
     "conv_implicit_gemm",
     "conv_implicit_gemm_ffma",

@@ -23,12 +23,8 @@ _OUTPUT_TYPE_REDUCTIONS = (1, 4)
 
 
 @dataclass(frozen=True)
-class CublasLt(Tactic):
-    """One algorithm of cuBLASLt; the fields are the library's own numbers for its settings."""
-
-    op: ClassVar[tuple[str, ...]] = GEMM_OPS
-    target: ClassVar[str] = "cuda"
-    library: ClassVar[str] = "cublaslt"
+class Algorithm:
+    """The library's own numbers for the settings of an algorithm."""
 
     algo_id: int = 0
     """Number of the algorithm."""
@@ -48,6 +44,20 @@ class CublasLt(Tactic):
     """Shape of one instruction (``cublasLtMatmulInnerShape_t``)."""
     cluster: int = 0
     """Shape of a cluster of blocks (``cublasLtClusterShape_t``)."""
+
+    def settings(self) -> dict[str, int]:
+        """Return the settings by name."""
+        return {f.name: getattr(self, f.name) for f in fields(Algorithm)}
+
+
+@dataclass(frozen=True)
+class CublasLt(Algorithm, Tactic):
+    """One algorithm of cuBLASLt."""
+
+    op: ClassVar[tuple[str, ...]] = GEMM_OPS
+    target: ClassVar[str] = "cuda"
+    library: ClassVar[str] = "cublaslt"
+
     tf32: bool = False
     """Whether float32 operands are rounded to tf32."""
 
@@ -71,7 +81,7 @@ class CublasLt(Tactic):
         if self.tf32 and problem.dtype != "float32":
             return f"tf32 is for float32, not for {problem.dtype}"
         try:
-            MatmulPlan(problem, self.tf32, device).configure(self._settings())
+            MatmulPlan(problem, self.tf32, device).configure(self.settings())
         except LibraryError as error:
             return str(error)
         return None
@@ -107,11 +117,8 @@ class CublasLt(Tactic):
         problem = _problem(signature, device)
         assert isinstance(problem, GemmProblem), problem
         plan = MatmulPlan(problem, self.tf32, device)
-        plan.configure(self._settings())
+        plan.configure(self.settings())
         return plan
-
-    def _settings(self) -> dict[str, int]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "tf32"}
 
 
 TACTICS: list[type[Tactic]] = [CublasLt]
@@ -124,6 +131,11 @@ def _problem(signature: OpSignature, device: Any) -> GemmProblem | str:
         return problem
     if problem.dtype not in DTYPES:
         return f"element type {problem.dtype} is left to other kernels"
+    return unknown_form(problem, device) or problem
+
+
+def unknown_form(problem: GemmProblem, device: Any) -> str | None:
+    """Return what the library has no form for, or that it is not there; None where it can be asked."""
     if problem.is_empty or problem.k == 0:
         return "a side of the product is 0"
     if problem.bias not in ("none", "row"):
@@ -136,4 +148,4 @@ def _problem(signature: OpSignature, device: Any) -> GemmProblem | str:
         library()
     except LibraryError as error:
         return str(error)
-    return problem
+    return None

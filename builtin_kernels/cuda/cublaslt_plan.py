@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,9 +19,17 @@ ALIGNMENT = 16
 """Bytes that every tensor is known to be aligned to."""
 
 # values of cudaDataType_t
-_TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}
+_TYPES = {
+    "float32": 0,
+    "float16": 2,
+    "int8": 3,
+    "int32": 10,
+    "bfloat16": 14,
+    "float8e4m3fn": 28,
+    "float8e5m2": 29,
+}
 # values of cublasComputeType_t
-_COMPUTE_32F, _COMPUTE_32F_FAST_TF32 = 68, 77
+_COMPUTE_32F, _COMPUTE_32I, _COMPUTE_32F_FAST_TF32 = 68, 72, 77
 _TRANSPOSED = 1
 
 _SETTINGS = {
@@ -35,6 +44,30 @@ _SETTINGS = {
     "cluster": "CLUSTER_SHAPE_ID",
 }
 """Name of each setting among the library's attributes of an algorithm."""
+
+
+@dataclass(frozen=True)
+class EightBit:
+    """What a product of 8-bit operands is to the library beside its sizes.
+
+    Parameters
+    ----------
+    a, b, d
+        Element types of the operands and of the result.
+    scaled
+        Whether a, and whether b, is multiplied by a number in device memory.
+    relu
+        Whether results below 0 become 0.
+    fast
+        Whether tensor cores add fp8 up alone; otherwise their sums are promoted to float32 on the way.
+    """
+
+    a: str
+    b: str
+    d: str
+    scaled: tuple[bool, bool] = (False, False)
+    relu: bool = False
+    fast: bool = False
 
 
 class LibraryError(TacticError):
@@ -65,8 +98,8 @@ def library() -> Any:
 class MatmulPlan:
     """The descriptors of one product, and the algorithm that was chosen for it.
 
-    The library is column-major. It is asked for d transposed, ``op(b)^T op(a)^T``, whose operands are the
-    row-major matrices as they lie in memory.
+    Operands and results are of the problem's type, or of those of ``eight_bit``. The library is column-major. It is
+    asked for d transposed, ``op(b)^T op(a)^T``, whose operands are the row-major matrices as they lie in memory.
 
     Raises
     ------
@@ -74,19 +107,26 @@ class MatmulPlan:
         If the library refuses the product.
     """
 
-    def __init__(self, problem: GemmProblem, tf32: bool, device: Any) -> None:
+    def __init__(
+        self, problem: GemmProblem, tf32: bool, device: Any, eight_bit: EightBit | None = None
+    ) -> None:
         self.workspace_bytes = 0
+        self._eight_bit = eight_bit
+        a, b, d = (eight_bit.a, eight_bit.b, eight_bit.d) if eight_bit else (problem.dtype,) * 3
+        self._types = tuple(_TYPES[kind] for kind in (b, a, d))
+        single = "int32" if d == "int32" else "float32"  # what alpha and beta are of
+        self._single = _TYPES[single]
         self._lt = lt = library()
         self._problem, self._tf32 = problem, tf32
         device.core.set_current()
         self._handle = _handle(device.index)
         self._algo = np.zeros(1, lt.matmul_algo_dtype)
-        self._alpha, self._beta = np.array([problem.alpha], np.float32), np.zeros(1, np.float32)
+        self._alpha, self._beta = np.array([problem.alpha], single), np.zeros(1, single)
         self._has_bias = problem.bias == "row"
-        self._compute = _COMPUTE_32F_FAST_TF32 if tf32 else _COMPUTE_32F
+        self._compute = _COMPUTE_32F_FAST_TF32 if tf32 else _COMPUTE_32I if d == "int32" else _COMPUTE_32F
         owned: list[tuple[Callable[[int], None], int]] = []
         weakref.finalize(self, _destroy, owned)
-        self._operation = _call(lt.matmul_desc_create, self._compute, _TYPES["float32"])
+        self._operation = _call(lt.matmul_desc_create, self._compute, self._single)
         owned.append((lt.matmul_desc_destroy, self._operation))
         self._describe_operation()
         sides = (
@@ -95,8 +135,8 @@ class MatmulPlan:
             (problem.n, problem.m, problem.stride_d),
         )
         self._layouts = []
-        for rows, columns, stride in sides:
-            layout = _call(lt.matrix_layout_create, _TYPES[problem.dtype], rows, columns, rows)
+        for kind, (rows, columns, stride) in zip(self._types, sides, strict=True):
+            layout = _call(lt.matrix_layout_create, kind, rows, columns, rows)
             owned.append((lt.matrix_layout_destroy, layout))
             self._describe_batch(layout, stride)
             self._layouts.append(layout)
@@ -135,11 +175,11 @@ class MatmulPlan:
         LibraryError
             If this device or this product has no such algorithm.
         """
-        lt, single, own = self._lt, _TYPES["float32"], _TYPES[self._problem.dtype]
+        lt, (first, second, result_type) = self._lt, self._types
         address = self._algo.ctypes.data
         _call(
-            lt.matmul_algo_init, self._handle, self._compute, single, own, own, own, own,
-            settings["algo_id"], address,
+            lt.matmul_algo_init, self._handle, self._compute, self._single, first, second, result_type,
+            result_type, settings["algo_id"], address,
         )  # fmt: skip
         for name, kind in _SETTINGS.items():
             # 0 is what a new algorithm has; some algorithms refuse to be told even that
@@ -163,16 +203,18 @@ class MatmulPlan:
             raise LibraryError(f"cuBLASLt has no algorithm {dict(settings)} for {self._problem}")
         self.workspace_bytes = int(result["workspace_size"][0])
 
-    def run(self, a: int, b: int, bias: int, d: int, workspace: int, stream: int) -> None:
+    def run(
+        self, a: int, b: int, bias: int, d: int, workspace: int, stream: int, scales: tuple[int, int] = (0, 0)
+    ) -> None:
         """Enqueue the product of the matrices at these addresses on the raw stream ``stream``."""
-        lt = self._lt
-        if self._has_bias:
-            _set(
-                lt.matmul_desc_set_attribute,
-                self._operation,
-                lt.MatmulDescAttribute.BIAS_POINTER,
-                np.uint64(bias),
-            )
+        lt, kinds = self._lt, self._lt.MatmulDescAttribute
+        pointers: list[tuple[Any, int]] = [(kinds.BIAS_POINTER, bias)] if self._has_bias else []
+        if self._eight_bit is not None:
+            # b comes first
+            addresses = zip((kinds.B_SCALE_POINTER, kinds.A_SCALE_POINTER), scales, strict=True)
+            pointers += [found for found, has in zip(addresses, self._eight_bit.scaled, strict=True) if has]
+        for kind, address in pointers:
+            _set(lt.matmul_desc_set_attribute, self._operation, kind, np.uint64(address))
         first, second, _, result = self._operands()
         _call(
             lt.matmul, self._handle, self._operation, self._alpha.ctypes.data, b, first, a, second,
@@ -191,8 +233,13 @@ class MatmulPlan:
             values.append((kinds.TRANSA, np.int32(_TRANSPOSED)))
         if self._problem.trans_a:
             values.append((kinds.TRANSB, np.int32(_TRANSPOSED)))
+        relu = self._eight_bit is not None and self._eight_bit.relu
+        if self._eight_bit is not None and self._eight_bit.fast:
+            values.append((kinds.FAST_ACCUM, np.int8(1)))
+        if relu or self._has_bias:
+            name = "RELU_BIAS" if relu and self._has_bias else "RELU" if relu else "BIAS"
+            values.append((kinds.EPILOGUE, np.int32(int(lt.Epilogue[name]))))
         if self._has_bias:
-            values.append((kinds.EPILOGUE, np.int32(int(lt.Epilogue.BIAS))))
             # the heuristic wants some address; the real one comes with each launch
             values.append((kinds.BIAS_POINTER, np.uint64(ALIGNMENT)))
         for kind, value in values:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from gemm_cases import gemm, matmul
 from memory_bound_cases import Case
+from quantised_cases import E4M3, Quantised
 from signatures import make_signature
 from tactician.builtin_kernels.cuda import cublaslt, cublaslt_plan
 from tactician.builtin_kernels.cuda.cublaslt import CublasLt
+from tactician.builtin_kernels.cuda.cublaslt_8bit import CublasLt8bit
 from tactician.builtin_kernels.cuda.cublaslt_plan import LibraryError
+from tactician.plugins.reference import reference_for
+from tactician.tactics.sampling import sample_inputs
 
 Array = np.ndarray[Any, Any]
 
@@ -26,6 +32,24 @@ class MatmulAlgoConfigAttribute(IntEnum):
     CUSTOM_OPTION, STAGES_ID, INNER_SHAPE_ID, CLUSTER_SHAPE_ID = range(5, 9)
 
 
+TYPES = {
+    0: np.float32,
+    2: np.float16,
+    3: np.int8,
+    10: np.int32,
+    14: ml_dtypes.bfloat16,
+    28: ml_dtypes.float8_e4m3fn,
+    29: ml_dtypes.float8_e5m2,
+}
+"""Element types by the library's numbers."""
+
+
+class Epilogue(IntEnum):
+    """What follows the product, numbered as in the library."""
+
+    RELU, BIAS, RELU_BIAS = 2, 4, 6
+
+
 def names(**values: int) -> SimpleNamespace:
     """Return an object with these attributes."""
     return SimpleNamespace(**values)
@@ -35,7 +59,9 @@ class FakeLibrary:
     """The part of the bindings that is used: three algorithms, of which one doesn't fit."""
 
     MatmulAlgoConfigAttribute = MatmulAlgoConfigAttribute
-    MatmulDescAttribute = names(TRANSA=3, TRANSB=4, EPILOGUE=7, BIAS_POINTER=8)
+    MatmulDescAttribute = names(
+        TRANSA=3, TRANSB=4, EPILOGUE=7, BIAS_POINTER=8, A_SCALE_POINTER=17, B_SCALE_POINTER=18, FAST_ACCUM=25
+    )
     MatrixLayoutAttribute = names(BATCH_COUNT=5, STRIDED_BATCH_OFFSET=6)
     MatmulPreferenceAttribute = names(
         MAX_WORKSPACE_BYTES=1,
@@ -44,7 +70,7 @@ class FakeLibrary:
         MIN_ALIGNMENT_C_BYTES=7,
         MIN_ALIGNMENT_D_BYTES=8,
     )
-    Epilogue = names(BIAS=4)
+    Epilogue = Epilogue
     cuBLASLtError = RuntimeError  # noqa: N815  # the library's own name
     matmul_algo_dtype = np.dtype([("data_", "<u8", (8,))])
     matmul_heuristic_result_dtype = np.dtype(
@@ -150,19 +176,28 @@ class FakeLibrary:
             left, right, out = (self._matrix(p, self.objects[o], i) for p, o in ((a, la), (b, lb), (d, ld)))
             left = left.T if described.get(3) else left
             right = right.T if described.get(4) else right
-            out[:] = ctypes.c_float.from_address(alpha).value * (left @ right)
-            if described.get(7) == self.Epilogue.BIAS:
-                out += _floats(described[8], out.shape[0])[:, None]
+            number = ctypes.c_int32 if out.dtype == np.int32 else ctypes.c_float
+            factor = math.prod(float(_elements(described[s], 1)[0]) for s in (17, 18) if s in described)
+            wide = (
+                number.from_address(alpha).value
+                * factor
+                * (left.astype(np.float64) @ right.astype(np.float64))
+            )
+            if described.get(7) in (self.Epilogue.BIAS, self.Epilogue.RELU_BIAS):
+                wide += _elements(described[8], out.shape[0], out.dtype)[:, None].astype(np.float64)
+            relu = described.get(7) in (self.Epilogue.RELU, self.Epilogue.RELU_BIAS)
+            out[:] = np.maximum(wide, 0) if relu else wide
 
     def _matrix(self, address: int, layout: dict[Any, Any], i: int) -> Array:
         kind, rows, columns, leading = layout["made"]
-        assert kind == 0
-        start = address + 4 * i * layout.get(6, 0)
-        return _floats(start, leading * columns).reshape(columns, leading)[:, :rows].T
+        dtype = np.dtype(TYPES[kind])
+        start = address + dtype.itemsize * i * layout.get(6, 0)
+        return _elements(start, leading * columns, dtype).reshape(columns, leading)[:, :rows].T
 
 
-def _floats(address: int, count: int) -> Array:
-    return np.frombuffer((ctypes.c_float * count).from_address(address), np.float32)
+def _elements(address: int, count: int, dtype: Any = np.float32) -> Array:
+    nbytes = count * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_char * nbytes).from_address(address), dtype)
 
 
 @pytest.fixture
@@ -243,3 +278,50 @@ def test_without_driver_or_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cublaslt, "library", missing)
     assert "loaded" in str(CublasLt().decline(signature, DEVICE))
+
+
+INTEGERS = ("int8", "int8", "int32")
+EIGHT_BIT = [
+    Quantised(5, 7, 9, INTEGERS),
+    Quantised(5, 7, 9, INTEGERS, stored="kn"),
+    Quantised(5, 7, 9, INTEGERS, batch=3),
+    Quantised(5, 7, 9, E4M3, columns=False),
+    Quantised(5, 7, 9, E4M3, columns=False, bias=True, relu=True),
+    Quantised(5, 7, 9, ("float8e4m3fn", "float8e5m2", "bfloat16"), columns=False, gemm=True, bias=True),
+    Quantised(5, 7, 9, ("float8e4m3fn", "float8e4m3fn", "float"), columns=False, relu=True),
+]
+
+
+@pytest.mark.parametrize("case", EIGHT_BIT, ids=str)
+def test_8bit_product(library: FakeLibrary, case: Quantised) -> None:
+    signature = case.signature()
+    tactics = list(CublasLt8bit.candidates(signature, DEVICE))
+    expected = (
+        [(20, False), (22, False)] if case.is_integer else [(20, True), (22, True), (20, False), (22, False)]
+    )
+    assert [(t.algo_id, t.fast) for t in tactics] == expected
+    inputs = [a for a in sample_inputs(signature, np.random.default_rng(0)) if a is not None]
+    (wanted,) = reference_for(signature)(inputs)
+    for tactic in tactics:
+        assert tactic.decline(signature, DEVICE) is None
+        assert tactic.numerics(signature) == ({"reduced-accumulator"} if tactic.fast else set())
+        output = np.zeros(wanted.shape, wanted.dtype)
+        tensors = [SimpleNamespace(pointer=a.ctypes.data) for a in (*inputs, output)]
+        tactic.prepare(signature, DEVICE)(tensors[:-1], tensors[-1:], None, SimpleNamespace(handle=99))
+        assert library.compute[-1] == (72 if case.is_integer else 68)
+        found, exact = output.astype(np.float64), wanted.astype(np.float64)
+        assert np.linalg.norm(found - exact) <= (0 if case.is_integer else 1e-2) * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        (Quantised(5, 7, 9, ("int8", "int8", "float16")), "int8 to int32"),
+        (Quantised(5, 7, 9, ("uint8", "int8", "int32")), "not uint8"),
+        (Quantised(5, 7, 9, E4M3), "each column"),
+        (Quantised(5, 7, 9, (*E4M3[:2], "float"), columns=False, bias=True), "no bias"),
+    ],
+)
+def test_8bit_declines(library: FakeLibrary, case: Quantised, words: str) -> None:
+    (tactic,) = CublasLt8bit.candidates(case.signature(), DEVICE)
+    assert words in str(tactic.decline(case.signature(), DEVICE))
