@@ -31,6 +31,8 @@ class OperatorCase:
     weight: int | None = None
     constants: tuple[tuple[int, ...] | None, ...] = field(default=())
     tolerance: float = 5e-3
+    numerics: frozenset[str] = frozenset()
+    """Marks of ``Tactic.numerics`` that candidates may have."""
 
     def signature(self) -> OpSignature:
         """Return the signature that the builder would ask the registry for."""

@@ -20,18 +20,25 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from operator_cases import GROUPS, OperatorCase
+from operator_cases import GROUPS as FLOAT_GROUPS
+from operator_cases import OperatorCase
+from quantised_cases import QUANTISED_GROUPS
 from tactician.config import BuilderConfig
 from tactician.plugins.manager import Plugins, load_plugins
 from tactician.signature import OpSignature
 from tactician.tactics.registry import Candidate
 from tactician.tactics.tactic import Tactic
+
+GROUPS = FLOAT_GROUPS | QUANTISED_GROUPS
+QUARTERS = {torch.float8_e4m3fn: "float8e4m3fn", torch.float8_e5m2: "float8e5m2"}
+"""Types that other libraries can't be handed: they see bytes."""
 
 FINALISTS = 3
 PROBES = 5
@@ -68,7 +75,7 @@ class Bench:
         jobs = [
             (c.tactic, case.signature(), dict(self.device.facts))
             for case in cases
-            for c in self._candidates(case.signature())[0]
+            for c in self._candidates(case)[0]
             if not c.tactic.library
         ]
         with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
@@ -78,7 +85,7 @@ class Bench:
     def run(self, case: OperatorCase) -> dict[str, Any]:
         """Check and time all candidates of ``case``."""
         signature = case.signature()
-        accepted, failed = self._candidates(signature)
+        accepted, failed = self._candidates(case)
         probes, contenders, wrong = self._probe(case, signature, accepted)
         own = _finalists(probes, [c.id for c in accepted if not c.tactic.library])
         vendor = _finalists(probes, [c.id for c in accepted if c.tactic.library])
@@ -105,11 +112,12 @@ class Bench:
             )
         return row
 
-    def _candidates(self, signature: OpSignature) -> tuple[list[Candidate], list[str]]:
+    def _candidates(self, case: OperatorCase) -> tuple[list[Candidate], list[str]]:
+        signature = case.signature()
         accepted, refused = self.registry.candidates(signature, self.device)
         names = [c for c in accepted if not any(text in c.id for text in self.without)]
         failed = [f"{r.tactic}: {r.reason}" for r in refused if r.outcome == "failed"]
-        return [c for c in names if not c.tactic.numerics(signature)], failed
+        return [c for c in names if c.tactic.numerics(signature) <= case.numerics], failed
 
     def _probe(
         self, case: OperatorCase, signature: OpSignature, accepted: Sequence[Candidate]
@@ -125,7 +133,7 @@ class Bench:
             launch = candidate.tactic.prepare(signature, self.device)
             workspace = self._workspace(candidate.tactic, signature)
             thunks = [self._thunk(launch, given, output, workspace) for given in weights]
-            output.fill_(float("nan"))
+            output.fill_(float("nan") if output.is_floating_point() else -1)
             self._once(thunks[0])
             error = ((output.float() - expected).norm() / expected.float().norm()).item()
             if not error <= case.tolerance:
@@ -159,9 +167,13 @@ class Bench:
     def _thunk(
         self, launch: Any, inputs: Sequence[torch.Tensor], output: torch.Tensor, workspace: Any
     ) -> Any:
-        import_tensor = self.device.import_tensor
-        arguments = [import_tensor(x) for x in inputs], [import_tensor(output)], workspace
+        arguments = [self._tensor(x) for x in inputs], [self._tensor(output)], workspace
         return lambda stream: launch(*arguments, stream)
+
+    def _tensor(self, x: torch.Tensor) -> Any:
+        if x.dtype in QUARTERS:
+            return replace(self.device.import_tensor(x.view(torch.uint8)), dtype=QUARTERS[x.dtype])
+        return self.device.import_tensor(x)
 
     def _copy_rate(self) -> float:
         """Return the bytes a second that a copy within the device's memory reads and writes: the driver's or torch's."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 from tactician import passes
+from tactician.arranging import ARRANGE, arrange_quantised
 from tactician.config import BuilderConfig
 from tactician.decompositions.stage import DECOMPOSE, decompose
 from tactician.fusion import Fuser
@@ -26,7 +27,7 @@ from tactician.views import VIEWS
 Clock = Callable[[str], AbstractContextManager[None]]
 """``with clock(phase):`` keeps the seconds that a phase takes."""
 
-AFTER_PASSES = (*(r.name for r in RECOGNISERS), VIEWS, DECOMPOSE, LAYOUTS, MERGE)
+AFTER_PASSES = (*(r.name for r in RECOGNISERS), VIEWS, DECOMPOSE, LAYOUTS, MERGE, ARRANGE)
 """What ``--without`` may name beside the passes."""
 
 
@@ -89,4 +90,5 @@ def optimise(
         fusions, stage = merge_siblings(network, plugins, device, config, lock, run, len(stages), known)
         stages += stage
     with clock("fuse"):
+        stages += arrange_quantised(network, plugins, device, config, len(stages))
         return Optimised(Fuser(network, plugins.registry, device, config, lock), stages, known, fusions)

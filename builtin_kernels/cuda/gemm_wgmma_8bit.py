@@ -86,7 +86,7 @@ class GemmWgmma8bit(WgmmaTile, Tactic):
         if product.is_integer:
             tiles = [tile for tile in tiles if tile.consumers == 1 or tile.split_k <= MOST_PARTS]
         elif product.boxes > 1:
-            tiles += [replace(tile, promote=1) for tile in tiles]
+            tiles += [replace(tile, promote=1) for tile in tiles if tile.depth == 1]
         yield from [t for t in tiles if t.decline(signature, device) is None] or [cls()]
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
@@ -124,8 +124,10 @@ class GemmWgmma8bit(WgmmaTile, Tactic):
     def numerics(self, signature: OpSignature) -> frozenset[str]:
         """Return whether sums are kept in less than float32."""
         product = product_8bit(signature)
-        is_reduced = isinstance(product, EightBitProduct) and not product.is_integer and self.promote != 1
-        return frozenset({"reduced-accumulator"} if is_reduced else ())
+        if isinstance(product, str) or product.is_integer:
+            return frozenset()
+        is_promoted = self.promote * self.depth == 1 or product.boxes == 1
+        return frozenset(() if is_promoted else {"reduced-accumulator"})
 
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
         """Compile the kernel for this shape; maps of the tensors are made when addresses are first seen."""
@@ -201,7 +203,8 @@ TACTICS: list[type[Tactic]] = [GemmWgmma8bit]
 def product_shape(product: EightBitProduct) -> ProductShape:
     """Return what a product comes to in tiles: tensor cores multiply twice as many elements of 8 bits as of 16."""
     used = min(product.gemm.k, LINE_ELEMENTS) // 2
-    return ProductShape(product.gemm.m, product.gemm.n, product.boxes, used, product.gemm.batch)
+    gemm = product.gemm
+    return ProductShape(gemm.m, gemm.n, product.boxes, used, gemm.batch, product.result_bytes)
 
 
 def scale_bytes(tile: WgmmaTile, product: EightBitProduct) -> int:

@@ -36,13 +36,17 @@ _REGISTERS = {2: (40, 232), 3: (32, 160)}
 
 @dataclass(frozen=True)
 class ProductShape:
-    """``batch`` products of ``m`` rows and ``n`` columns; k comes in boxes of 64 of which the first ``used_k`` aren't zero."""
+    """``batch`` products of ``m`` rows and ``n`` columns; k comes in boxes of 64 of which the first ``used_k`` aren't zero.
+
+    Two elements of 8 bits count as one of k. An element of the result has ``result_bytes``.
+    """
 
     m: int
     n: int
     boxes: int
     used_k: int
     batch: int = 1
+    result_bytes: int = 2
 
     def tiles(self, block_m: int, block_n: int) -> int:
         """Return the number of tiles of ``block_m`` rows and ``block_n`` columns."""
@@ -135,7 +139,7 @@ class WgmmaTile:
             sliced / FETCHED_PER_CYCLE * min(1.0, shape.tiles(self.block_m, self.block_n) / multiprocessors)
         )
         round_trip = STEP_CYCLES / self.blocks
-        store = self.block_m * self.block_n / STORED_PER_CYCLE
+        store = self.block_m * self.block_n * (shape.result_bytes / 2) / STORED_PER_CYCLE
         if not self.cooperative:
             store *= HIDDEN
         elif self.direct_store:
@@ -280,7 +284,7 @@ PRODUCTS_PER_CYCLE = 1310
 BROUGHT_PER_CYCLE, FETCHED_PER_CYCLE = 120, 75
 """Bytes that a multiprocessor takes in, and its share of what L2 gives when all ask."""
 STORED_PER_CYCLE = 15
-"""Results that a multiprocessor's epilogue stores."""
+"""Results of 16 bits that a multiprocessor's epilogue stores."""
 ALONE = 1.05
 """What one consumer's instructions lose with nobody to fill its gaps."""
 HIDDEN, DIRECT = 0.36, 1.37

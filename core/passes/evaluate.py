@@ -76,7 +76,7 @@ def result_bytes(node: ir.Node, versions: Mapping[str, int]) -> int | None:
 
 def may_be_computed(node: ir.Node, versions: Mapping[str, int]) -> bool:
     """Return whether the kind of ``node`` allows it to be computed now: deterministic, standard, without subgraphs."""
-    if node.domain != "" or node.op_type in NEVER or not node.outputs:
+    if node.domain != "" or not node.outputs or (node.op_type in NEVER and not _is_wide(node)):
         return False
     if node.op_type in _FLATTENING and versions.get("", 0) < 13:
         return False
@@ -84,6 +84,12 @@ def may_be_computed(node: ir.Node, versions: Mapping[str, int]) -> bool:
         return False
     kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
     return not any(a.type in kinds or a.is_ref() for a in node.attributes.values())
+
+
+def _is_wide(node: ir.Node) -> bool:
+    """Return whether ``node`` dequantises what takes no less memory than its result: a bias, quantized to 32 bits."""
+    source = node.inputs[0] if node.inputs else None
+    return node.op_type == "DequantizeLinear" and source is not None and source.dtype == ir.DataType.INT32
 
 
 def evaluate(node: ir.Node, versions: Mapping[str, int]) -> list[ir.TensorProtocol] | None:

@@ -45,6 +45,7 @@ LAYERS = {
     "tactician.tactics": 2,
     "tactician.plugins": 3,
     "tactician.engine": 4,
+    "tactician.arranging": 4,
     "tactician.assembly": 4,
     "tactician.builder": 4,
     "tactician.bisect": 4,
