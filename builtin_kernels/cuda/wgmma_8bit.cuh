@@ -36,26 +36,27 @@ __device__ __forceinline__ Value finished(Value value) { return RELU && value < 
 // A consumer's sums in fp32, of all that the tensor cores have added up for PROMOTE steps at a time.
 template <u32 ROWS, u32 COLUMNS> struct Promoted {
     float totals[ROWS][COLUMNS];
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (u32 i = 0; i < ROWS * COLUMNS; i++) totals[i / COLUMNS][i % COLUMNS] = 0;
+    }
     // Whether tensor cores begin anew with this step.
     __device__ __forceinline__ static bool begins(u32 step) { return step % PROMOTE == 0; }
-    // Adds what the tensor cores have, once a step is under way that ends their sums, but for the last one.
+    // Adds what the tensor cores have, once a step is under way that ends their sums.
     __device__ __forceinline__ void add(Sum (&sums)[ROWS][COLUMNS], u32 step, u32 steps) {
-        if (step % PROMOTE != PROMOTE - 1 || step + 1 == steps) return;
+        if (PROMOTE > 1 && step % PROMOTE != PROMOTE - 1 && step + 1 != steps) return;
         wgmma_wait<0>();
 #pragma unroll
         for (u32 i = 0; i < ROWS; i++) {
             pin(sums[i]);
 #pragma unroll
-            for (u32 j = 0; j < COLUMNS; j++) totals[i][j] = (step < PROMOTE ? 0 : totals[i][j]) + sums[i][j];
+            for (u32 j = 0; j < COLUMNS; j++) totals[i][j] += sums[i][j];
         }
     }
     // Makes sums of all steps of those of the last ones.
-    __device__ __forceinline__ void finish(Sum (&sums)[ROWS][COLUMNS], u32 steps) const {
-        if (steps <= PROMOTE) return;
+    __device__ __forceinline__ void finish(Sum (&sums)[ROWS][COLUMNS]) const {
 #pragma unroll
-        for (u32 i = 0; i < ROWS; i++)
-#pragma unroll
-            for (u32 j = 0; j < COLUMNS; j++) sums[i][j] += totals[i][j];
+        for (u32 i = 0; i < ROWS * COLUMNS; i++) sums[i / COLUMNS][i % COLUMNS] = totals[i / COLUMNS][i % COLUMNS];
     }
 };
 #endif

@@ -29,9 +29,10 @@ constexpr bool SCALED = false;
 #endif
 #if PROMOTE == 0  // tensor cores add up all steps
 template <u32 ROWS, u32 COLUMNS> struct Promoted {
+    __device__ __forceinline__ static void clear() {}
     __device__ __forceinline__ static bool begins(u32 step) { return step == 0; }
     __device__ __forceinline__ static void add(Sum (&)[ROWS][COLUMNS], u32, u32) {}
-    __device__ __forceinline__ static void finish(Sum (&)[ROWS][COLUMNS], u32) {}
+    __device__ __forceinline__ static void finish(Sum (&)[ROWS][COLUMNS]) {}
 };
 #endif
 constexpr u32 WARPGROUP = 128;
@@ -284,6 +285,7 @@ __device__ __forceinline__ void consume(const Shared& at, const TensorMap* map_d
                                  "f"(bias_value(bias, 0, place.column + i)) : "memory");
         }
         if constexpr (!COOPERATIVE) named_sync<2 * WARPGROUP>(TURN + consumer);
+        promoted.clear();
         for (u32 step = 0; step < steps; step++) {
             barrier_wait(at.full + 8 * stage, parity);
             const u64 a = operand_descriptor(uniform(at.a + stage * DEPTH * A_BYTES + mine * ROWS * LINE), CHUNK);
@@ -313,7 +315,7 @@ __device__ __forceinline__ void consume(const Shared& at, const TensorMap* map_d
         wgmma_wait<0>();
 #pragma unroll
         for (u32 i = 0; i < M_TILES; i++) pin(sums[i]);
-        promoted.finish(sums, steps);
+        promoted.finish(sums);
         release(stage == 0 ? STAGES - 1 : stage - 1);
         if constexpr (!COOPERATIVE) skip(steps);  // the other's tile
         if constexpr (SPLIT_K > 1) {
