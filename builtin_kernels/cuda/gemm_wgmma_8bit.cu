@@ -24,6 +24,12 @@ __device__ __forceinline__ u32 kept_sources(const Shared& at) {
 }
 __device__ __forceinline__ u32 kept_scale(const Shared& at, u32 consumer) { return kept_sources(at) + 16 + 4 * consumer; }
 
+__device__ __forceinline__ void leave_sources(const ScaleA* a, const ScaleB* b) {
+    extern __shared__ __align__(1024) unsigned char raw[];  // the same as in multiply_tiles
+    const u32 to = kept_sources(Shared(shared_address(raw)));
+    asm volatile("st.shared.v2.b64 [%0], {%1, %2};" ::"r"(to), "l"(a), "l"(b) : "memory");
+}
+
 // What the products of a column are multiplied by.
 __device__ __forceinline__ float scale_of_column(const Shared& at, u32 column) {
     if (RAW_SUMS) return 1;
@@ -76,9 +82,6 @@ __cluster_dims__(CLUSTER_BLOCKS, 1, 1)
 gemm_wgmma_8bit(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
                 const __grid_constant__ TensorMap map_d, const ScaleA* __restrict__ scale_a,
                 const ScaleB* __restrict__ scale_b, const T* __restrict__ bias, T* __restrict__ d) {
-    extern __shared__ __align__(1024) unsigned char memory[];  // what multiply_tiles has
-    if (SCALED && threadIdx.x == 0)
-        asm volatile("st.shared.v2.b64 [%0], {%1, %2};" ::"r"(kept_sources(Shared(shared_address(memory)))), "l"(scale_a),
-                     "l"(scale_b) : "memory");
+    if (SCALED && threadIdx.x == 0) leave_sources(scale_a, scale_b);  // all threads meet before they read them
     multiply_tiles(&map_a, &map_b, &map_d, bias, d);
 }

@@ -248,4 +248,4 @@ def _turned(product: EightBitProduct) -> OpSignature:
 
 
 def _turned_b(product: EightBitProduct, workspace: DeviceTensor) -> DeviceTensor:
-    return replace(workspace, shape=_of_b(product))
+    return replace(workspace, shape=_of_b(product), dtype="uint8")

@@ -15,7 +15,7 @@ from tactician.tactics.sampling import sample_inputs
 
 pytestmark = pytest.mark.gpu
 
-FP8_ERROR = {False: 1e-3, True: 1e-2}
+FP8_ERROR = {False: 3e-3, True: 2e-2}
 """Relative errors of fp8 products whose sums are promoted, and of those that tensor cores add up alone: what a fused call
 with fp8 operands may be off by is far more, since each of its operators might round to fp8."""
 
