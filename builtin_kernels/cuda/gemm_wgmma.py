@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from tactician.builtin_kernels.cuda.compiler import KernelSource, read_source
+from tactician.builtin_kernels.cuda.epilogue import FusedCall, epilogue_form, fused_call
+from tactician.builtin_kernels.cuda.epilogue_source import Epilogue
 from tactician.builtin_kernels.cuda.gemm_problem import (
     FLOATS,
     GEMM_OPS,
@@ -20,6 +23,7 @@ from tactician.builtin_kernels.cuda.tensor_map import ALIGNMENT, mapper
 from tactician.builtin_kernels.cuda.wgmma import KINDS, multiply_text
 from tactician.builtin_kernels.cuda.wgmma_tile import LINE_ELEMENTS, ProductShape, WgmmaTile, most_promising
 from tactician.signature import OpSignature
+from tactician.tactics.fused_form import FusedForm
 from tactician.tactics.tactic import Launch, Tactic
 
 
@@ -29,30 +33,32 @@ class GemmWgmma(WgmmaTile, Tactic):
 
     op: ClassVar[tuple[str, ...]] = GEMM_OPS
     target: ClassVar[str] = "cuda"
+    fused_forms: ClassVar[tuple[FusedForm, ...]] = (epilogue_form(*GEMM_OPS),)
 
     @classmethod
     def candidates(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
         """Yield what a model of waves and steps takes to be fastest, best first."""
-        problem, found = gemm_problem(signature), list(cls.search_space(signature, device))
-        if isinstance(problem, GemmProblem) and len(found) > 1:
-            found = most_promising(found, product_shape(problem), int(device.facts["multiprocessors"]))
+        fused, found = fused_product(signature), list(cls.search_space(signature, device))
+        if not isinstance(fused, str) and len(found) > 1:
+            found = most_promising(found, fused.shape, int(device.facts["multiprocessors"]))
         yield from found
 
     @classmethod
     def search_space(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
         """Yield all tiles that fit the shape, with as many stages as shared memory holds."""
-        problem = gemm_problem(signature)
-        if isinstance(problem, str) or problem.is_empty or problem.k == 0:
+        fused = fused_product(signature)
+        if isinstance(fused, str) or fused.problem.is_empty or fused.problem.k == 0:
             yield cls()
             return
-        tiles = cls.tiles_for(product_shape(problem), int(device.facts["multiprocessors"]))
+        tiles = cls.tiles_for(fused.shape, int(device.facts["multiprocessors"]))
         yield from [t for t in tiles if t.decline(signature, device) is None] or [cls()]
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
         """Decline other GPUs than Hopper, types without this instruction, and rows that TMA can't address."""
-        problem = gemm_problem(signature)
-        if isinstance(problem, str):
-            return problem
+        fused = fused_product(signature)
+        if isinstance(fused, str):
+            return fused
+        problem = fused.problem
         if problem.dtype not in KINDS:
             return f"wgmma multiplies no {problem.dtype} here"
         if device.facts["arch"] != "sm_90a":
@@ -62,35 +68,41 @@ class GemmWgmma(WgmmaTile, Tactic):
         for name, length in {"a": problem.row_a, "b": problem.row_b, "d": problem.n}.items():
             if length * 2 % ALIGNMENT:
                 return f"rows of {name} are of {length} elements, not of whole {ALIGNMENT} bytes"
-        return self.decline_fields(product_shape(problem), int(device.facts["shared_bytes_per_block"]))
+        return self.decline_fields(fused.shape, int(device.facts["shared_bytes_per_block"]))
 
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
         """Compile the kernel for this shape; maps of the tensors are made when addresses are first seen."""
-        problem = gemm_problem(signature)
-        assert isinstance(problem, GemmProblem), problem
-        if problem.is_empty:
+        fused = fused_product(signature)
+        assert not isinstance(fused, str), fused
+        if fused.problem.is_empty:
             return nothing
-        kernel = device.compile(self.source(problem))
-        grid = self.grid(product_shape(problem), int(device.facts["multiprocessors"]))
-        threads, shared = self.threads(), self.shared_bytes()
-        map_a, map_b, map_d = self._mappers(problem)
+        kernel = device.compile(self.source(fused))
+        grid = self.grid(fused.shape, int(device.facts["multiprocessors"]))
+        threads, shared = self.threads(), self.shared_bytes(fused.shape.vectors)
+        map_a, map_b, map_d = self._mappers(fused.problem)
+        at_a, at_b, at_bias = (*fused.call.inputs, None)[:3]
+        reads = fused.call.reads
+        assert at_a is not None and at_b is not None
 
         def run(inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any) -> None:
-            bias = inputs[2] if len(inputs) > 2 else None
-            maps = map_a(inputs[0]), map_b(inputs[1]), map_d(outputs[0])
-            kernel.launch(stream, grid, threads, *maps, bias, outputs[0], shared_bytes=shared)
+            bias = None if at_bias is None else inputs[at_bias]
+            maps = map_a(inputs[at_a]), map_b(inputs[at_b]), map_d(outputs[0])
+            read = [inputs[i] for i in reads]
+            kernel.launch(stream, grid, threads, *maps, bias, outputs[0], *read, shared_bytes=shared)
 
         return run
 
-    def source(self, problem: GemmProblem) -> KernelSource:
-        """Return the kernel for ``problem``."""
+    def source(self, fused: FusedProduct) -> KernelSource:
+        """Return the kernel for a product with its epilogue."""
+        problem = fused.problem
         macros = problem.macros() | self.macros()
         macros |= {"SEGMENTS": "1u", "SEGMENT": "K", "BATCH": f"{problem.batch}u"}
         macros |= {"BIAS_ROW": int(problem.bias == "row")}
-        head = specialise("gemm_wgmma", "tile_order.cuh", {"T": FLOATS[problem.dtype]}, macros, "hopper.cuh")
+        types, headers = {"T": FLOATS[problem.dtype]}, ("hopper.cuh", *fused.epilogue.headers)
+        head = specialise("gemm_wgmma", "tile_order.cuh", types, macros, *headers)
         multiply = multiply_text(self.block_n, problem.dtype, problem.trans_a, not problem.trans_b)
         body = read_source("wgmma_tiles.cuh", "gemm_wgmma.cu")
-        return KernelSource("\n".join([head.text, multiply, body]), "gemm_wgmma")
+        return KernelSource("\n".join([head.text, multiply, fused.epilogue.text(), body]), "gemm_wgmma")
 
     def _mappers(self, problem: GemmProblem) -> tuple[Any, Any, Any]:
         line = LINE_ELEMENTS
@@ -108,10 +120,33 @@ class GemmWgmma(WgmmaTile, Tactic):
         )
 
 
-def product_shape(problem: GemmProblem) -> ProductShape:
-    """Return what a product comes to in tiles."""
-    boxes, used = ceil_div(problem.k, LINE_ELEMENTS), min(problem.k, LINE_ELEMENTS)
-    return ProductShape(problem.m, problem.n, boxes, used, problem.batch)
+@dataclass(frozen=True)
+class FusedProduct:
+    """A product with what is done to its results."""
+
+    call: FusedCall
+    problem: GemmProblem
+
+    @property
+    def epilogue(self) -> Epilogue:
+        """What the kernel does to its results."""
+        return Epilogue(self.call, self.problem.m)
+
+    @cached_property
+    def shape(self) -> ProductShape:
+        """What the product comes to in tiles."""
+        boxes, used = ceil_div(self.problem.k, LINE_ELEMENTS), min(self.problem.k, LINE_ELEMENTS)
+        vectors = max(1, (self.problem.bias == "row") + self.epilogue.vectors)
+        return ProductShape(self.problem.m, self.problem.n, boxes, used, self.problem.batch, vectors)
+
+
+def fused_product(signature: OpSignature) -> FusedProduct | str:
+    """Return the product that ``signature`` asks for, with what follows it, or why kernels can't make it."""
+    call = fused_call(signature)
+    if isinstance(call, str):
+        return call
+    problem = gemm_problem(call.anchor)
+    return problem if isinstance(problem, str) else FusedProduct(call, problem)
 
 
 def _box_rows(k_major: bool, extent: int, slices: int) -> int:
