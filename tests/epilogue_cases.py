@@ -13,7 +13,6 @@ from tactician.signature import OpSignature
 from tactician.tactics.fused_form import FusedForm
 from tactician.testing import fused_signatures
 
-
 OPS = {op.name: op for op in nhwc.ops()}
 
 
@@ -87,3 +86,20 @@ CONVS = [
     _product("swish", "half[1, 28, 28, 64]", "half[1, 56, 56, 32] x, half[64, 3, 3, 32] w, half[64] b",
              "a = tactician.nhwc.Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(x, w, b) c = Sigmoid(a) y = Mul(a, c)"),
 ]  # fmt: skip
+
+BY_ELEMENT = [
+    _product("channels second, relu", "half[2, 10, 9, 9]", "half[2, 16, 9, 9] x, half[10, 16, 3, 3] w, half[10] b",
+             "a = Conv<pads = [1, 1, 1, 1]>(x, w, b) y = Relu(a)"),
+    _product("channels second, residual", "half[2, 24, 7, 7]",
+             "half[2, 256, 7, 7] x, half[24, 256, 1, 1] w, half[24] b, half[2, 24, 7, 7] r",
+             "a = Conv(x, w, b) c = Add(r, a) y = Relu(c)"),
+    _product("channels second, a scale for each channel", "half[1, 16, 6, 6]",
+             "half[1, 16, 6, 6] x, half[16, 1, 3, 3] w, half[16, 1, 1] s",
+             "a = Conv<group = 16, pads = [1, 1, 1, 1]>(x, w) y = Mul(a, s)"),
+    _product("depthwise, a gate", "half[1, 16, 6, 5]", "half[1, 16, 6, 5] x, half[16, 1, 3, 3] w, half[16] b, half[1, 16, 6, 5] g",
+             "a = Conv<group = 16, pads = [1, 1, 1, 1]>(x, w, b) c = Sigmoid(g) y = Mul(c, a)"),
+    _product("depthwise, channels innermost", "half[2, 6, 5, 16]",
+             "half[2, 6, 5, 16] x, half[16, 3, 3, 1] w, half[16] b, half[2, 6, 5, 16] g",
+             "a = tactician.nhwc.Conv<group = 16, pads = [1, 1, 1, 1]>(x, w, b) c = Relu(a) y = Mul(c, g)"),
+]  # fmt: skip
+"""Convolutions whose kernels go by elements."""

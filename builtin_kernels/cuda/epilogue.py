@@ -43,6 +43,10 @@ class FusedCall:
     program: PointwiseProgram | None = None
     anchor_load: int | None = None
 
+    def places(self, count: int) -> tuple[int, ...]:
+        """Return where the anchor's first ``count`` inputs lie among the node's; -1 where one is absent."""
+        return tuple(-1 if at is None else at for at in (*self.inputs, *(None,) * count)[:count])
+
     @property
     def reads(self) -> tuple[int, ...]:
         """The inputs of the fused node that the epilogue reads, in the order of the kernel's parameters."""

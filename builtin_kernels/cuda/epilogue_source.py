@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tactician.builtin_kernels.cuda.epilogue import FusedCall
 from tactician.builtin_kernels.cuda.indexing import broadcast_strides, collapse, index_type, offset_expression
 from tactician.builtin_kernels.cuda.pointwise_ops import C_TYPES, COMPUTE_TYPES, HALF_TYPES
-from tactician.builtin_kernels.cuda.pointwise_program import Load
+from tactician.builtin_kernels.cuda.pointwise_program import Load, PointwiseProgram
 
 _STAGED = ("float32", *HALF_TYPES)
 """Types of vectors that are kept in shared memory as float32."""
@@ -27,7 +27,7 @@ class Epilogue:
         Of a matrix; where every row is read alike in all of a matrix, what is read is one vector of it.
     """
 
-    call: FusedCall
+    call: FusedCall | None
     rows: int
 
     @property
@@ -38,13 +38,14 @@ class Epilogue:
     @property
     def headers(self) -> tuple[str, ...]:
         """The files that ``text`` needs before it, and before any macros."""
-        return ("epilogue.cuh",) if self.call.program is None else ("pointwise.cu", "epilogue.cuh")
+        return ("epilogue.cuh",) if self._program is None else ("pointwise.cu", "epilogue.cuh")
 
     def text(self) -> str:
         """Return ``Epilogue`` with all that ``wgmma_tiles.cuh`` asks of it, and the macros of a kernel's parameters.
 
         ``Operands<W>`` is what ``fetch`` reads for W neighbouring columns of a row, but for ``VECTORS`` vectors of columns,
         which ``vector`` gives by their numbers; ``finish`` makes a result of a sum, the operands and the vectors' values.
+        ``finish_at`` is for kernels that go by elements: it reads what it needs for one.
         """
         loads = list(self._loads())
         pointers = [f"const {C_TYPES[load.dtype]}* p{k};" for k, load in loads]
@@ -65,6 +66,7 @@ template <u32 W> struct Operands {{
     {_lines(held)}
 }};
 struct Epilogue {{
+    static constexpr bool EMPTY = {str(self._program is None).lower()};
     static constexpr u32 VECTORS = {len(vectors)}u, READS = {len(reads)}u;
     {_lines(pointers)}
     template <u32 W> __device__ __forceinline__ void fetch(Operands<W>& to, {self._index} row, u32 column) const {{
@@ -77,6 +79,9 @@ struct Epilogue {{
     template <u32 W> __device__ __forceinline__ float finish(float sum, const Operands<W>& of, u32 e, const float* vectors) const {{
         {_lines(self._compute(reads, vectors), 8)}
     }}
+    template <typename A> __device__ __forceinline__ A finish_at(A sum, {self._index} at) const {{
+        {_lines(self._compute_at(), 8)}
+    }}
 }};
 """
 
@@ -87,11 +92,19 @@ struct Epilogue {{
 
     @property
     def _shape(self) -> tuple[int, ...]:
-        return self.call.program.shape if self.call.program is not None else (1, 1)
+        return self._program.shape if self._program is not None else (1, 1)
+
+    @property
+    def _program(self) -> PointwiseProgram | None:
+        return None if self.call is None else self.call.program
+
+    @property
+    def _anchor_load(self) -> int | None:
+        return None if self.call is None else self.call.anchor_load
 
     def _loads(self) -> Iterator[tuple[int, Load]]:
-        loads = self.call.program.loads if self.call.program is not None else ()
-        return ((k, load) for k, load in enumerate(loads) if k != self.call.anchor_load)
+        loads = self._program.loads if self._program is not None else ()
+        return ((k, load) for k, load in enumerate(loads) if k != self._anchor_load)
 
     def _is_vector(self, load: Load) -> bool:
         """Return whether a load is of one vector of columns for all rows of a matrix."""
@@ -115,14 +128,26 @@ struct Epilogue {{
         return f"read_once<{pack}>(p{k} + ({offset} + column))"
 
     def _compute(self, reads: list[tuple[int, Load]], vectors: list[tuple[int, Load]]) -> list[str]:
-        program = self.call.program
-        if program is None:
-            return ["return sum;"]
-        body = [] if self.call.anchor_load is None else [f"const float x{self.call.anchor_load} = sum;"]
-        body += [
+        body = [
             f"const {COMPUTE_TYPES[x.dtype]} x{k} = {_value(x.dtype, f'of.m{k}.at[e]')};" for k, x in reads
         ]
         body += [f"const float x{k} = vectors[{i}];" for i, (k, _) in enumerate(vectors)]
+        return [*body, *self._result()]
+
+    def _compute_at(self) -> list[str]:
+        """Return the statements that make a result of ``sum``, which is element ``at`` of the anchor's result."""
+        body = []
+        for k, load in self._loads():
+            strides = broadcast_strides(load.shape, self._shape)
+            read = f"p{k}[{offset_expression('at', self._shape, strides, self._index)}]"
+            body.append(f"const {COMPUTE_TYPES[load.dtype]} x{k} = {_value(load.dtype, read)};")
+        return [*body, *self._result()]
+
+    def _result(self) -> list[str]:
+        program = self._program
+        if program is None:
+            return ["return sum;"]
+        body = [] if self._anchor_load is None else [f"const float x{self._anchor_load} = sum;"]
         for e in program.expressions:
             compute = COMPUTE_TYPES[e.dtype]
             body.append(f"const {compute} {e.name} = ({compute})({e.code});")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from tactician.builtin_kernels.cuda.compiler import KernelSource, read_source
-from tactician.builtin_kernels.cuda.epilogue import FusedCall, epilogue_form, fused_call
-from tactician.builtin_kernels.cuda.epilogue_source import Epilogue
+from tactician.builtin_kernels.cuda.epilogue import epilogue_form
 from tactician.builtin_kernels.cuda.gemm_problem import (
     FLOATS,
     GEMM_OPS,
     GemmProblem,
-    gemm_problem,
+    fused_gemm_problem,
     nothing,
 )
 from tactician.builtin_kernels.cuda.indexing import ceil_div
@@ -38,27 +36,26 @@ class GemmWgmma(WgmmaTile, Tactic):
     @classmethod
     def candidates(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
         """Yield what a model of waves and steps takes to be fastest, best first."""
-        fused, found = fused_product(signature), list(cls.search_space(signature, device))
-        if not isinstance(fused, str) and len(found) > 1:
-            found = most_promising(found, fused.shape, int(device.facts["multiprocessors"]))
+        problem, found = fused_gemm_problem(signature), list(cls.search_space(signature, device))
+        if isinstance(problem, GemmProblem) and len(found) > 1:
+            found = most_promising(found, product_shape(problem), int(device.facts["multiprocessors"]))
         yield from found
 
     @classmethod
     def search_space(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
         """Yield all tiles that fit the shape, with as many stages as shared memory holds."""
-        fused = fused_product(signature)
-        if isinstance(fused, str) or fused.problem.is_empty or fused.problem.k == 0:
+        problem = fused_gemm_problem(signature)
+        if isinstance(problem, str) or problem.is_empty or problem.k == 0:
             yield cls()
             return
-        tiles = cls.tiles_for(fused.shape, int(device.facts["multiprocessors"]))
+        tiles = cls.tiles_for(product_shape(problem), int(device.facts["multiprocessors"]))
         yield from [t for t in tiles if t.decline(signature, device) is None] or [cls()]
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
         """Decline other GPUs than Hopper, types without this instruction, and rows that TMA can't address."""
-        fused = fused_product(signature)
-        if isinstance(fused, str):
-            return fused
-        problem = fused.problem
+        problem = fused_gemm_problem(signature)
+        if isinstance(problem, str):
+            return problem
         if problem.dtype not in KINDS:
             return f"wgmma multiplies no {problem.dtype} here"
         if device.facts["arch"] != "sm_90a":
@@ -68,41 +65,40 @@ class GemmWgmma(WgmmaTile, Tactic):
         for name, length in {"a": problem.row_a, "b": problem.row_b, "d": problem.n}.items():
             if length * 2 % ALIGNMENT:
                 return f"rows of {name} are of {length} elements, not of whole {ALIGNMENT} bytes"
-        return self.decline_fields(fused.shape, int(device.facts["shared_bytes_per_block"]))
+        return self.decline_fields(product_shape(problem), int(device.facts["shared_bytes_per_block"]))
 
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
         """Compile the kernel for this shape; maps of the tensors are made when addresses are first seen."""
-        fused = fused_product(signature)
-        assert not isinstance(fused, str), fused
-        if fused.problem.is_empty:
+        problem = fused_gemm_problem(signature)
+        assert isinstance(problem, GemmProblem), problem
+        if problem.is_empty:
             return nothing
-        kernel = device.compile(self.source(fused))
-        grid = self.grid(fused.shape, int(device.facts["multiprocessors"]))
-        threads, shared = self.threads(), self.shared_bytes(fused.shape.vectors)
-        map_a, map_b, map_d = self._mappers(fused.problem)
-        at_a, at_b, at_bias = (*fused.call.inputs, None)[:3]
-        reads = fused.call.reads
-        assert at_a is not None and at_b is not None
+        kernel, shape = device.compile(self.source(problem)), product_shape(problem)
+        grid = self.grid(shape, int(device.facts["multiprocessors"]))
+        threads, shared = self.threads(), self.shared_bytes(shape.vectors)
+        map_a, map_b, map_d = self._mappers(problem)
+        assert problem.call is not None
+        at_a, at_b, at_bias = problem.call.places(3)
+        reads = problem.call.reads
 
         def run(inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any) -> None:
-            bias = None if at_bias is None else inputs[at_bias]
+            bias = None if at_bias < 0 else inputs[at_bias]
             maps = map_a(inputs[at_a]), map_b(inputs[at_b]), map_d(outputs[0])
             read = [inputs[i] for i in reads]
             kernel.launch(stream, grid, threads, *maps, bias, outputs[0], *read, shared_bytes=shared)
 
         return run
 
-    def source(self, fused: FusedProduct) -> KernelSource:
-        """Return the kernel for a product with its epilogue."""
-        problem = fused.problem
+    def source(self, problem: GemmProblem) -> KernelSource:
+        """Return the kernel for ``problem``."""
         macros = problem.macros() | self.macros()
         macros |= {"SEGMENTS": "1u", "SEGMENT": "K", "BATCH": f"{problem.batch}u"}
         macros |= {"BIAS_ROW": int(problem.bias == "row")}
-        types, headers = {"T": FLOATS[problem.dtype]}, ("hopper.cuh", *fused.epilogue.headers)
+        types, headers = {"T": FLOATS[problem.dtype]}, ("hopper.cuh", *problem.epilogue.headers)
         head = specialise("gemm_wgmma", "tile_order.cuh", types, macros, *headers)
         multiply = multiply_text(self.block_n, problem.dtype, problem.trans_a, not problem.trans_b)
         body = read_source("wgmma_tiles.cuh", "gemm_wgmma.cu")
-        return KernelSource("\n".join([head.text, multiply, fused.epilogue.text(), body]), "gemm_wgmma")
+        return KernelSource("\n".join([head.text, multiply, problem.epilogue.text(), body]), "gemm_wgmma")
 
     def _mappers(self, problem: GemmProblem) -> tuple[Any, Any, Any]:
         line = LINE_ELEMENTS
@@ -120,33 +116,11 @@ class GemmWgmma(WgmmaTile, Tactic):
         )
 
 
-@dataclass(frozen=True)
-class FusedProduct:
-    """A product with what is done to its results."""
-
-    call: FusedCall
-    problem: GemmProblem
-
-    @property
-    def epilogue(self) -> Epilogue:
-        """What the kernel does to its results."""
-        return Epilogue(self.call, self.problem.m)
-
-    @cached_property
-    def shape(self) -> ProductShape:
-        """What the product comes to in tiles."""
-        boxes, used = ceil_div(self.problem.k, LINE_ELEMENTS), min(self.problem.k, LINE_ELEMENTS)
-        vectors = max(1, (self.problem.bias == "row") + self.epilogue.vectors)
-        return ProductShape(self.problem.m, self.problem.n, boxes, used, self.problem.batch, vectors)
-
-
-def fused_product(signature: OpSignature) -> FusedProduct | str:
-    """Return the product that ``signature`` asks for, with what follows it, or why kernels can't make it."""
-    call = fused_call(signature)
-    if isinstance(call, str):
-        return call
-    problem = gemm_problem(call.anchor)
-    return problem if isinstance(problem, str) else FusedProduct(call, problem)
+def product_shape(problem: GemmProblem) -> ProductShape:
+    """Return what a product comes to in tiles."""
+    boxes, used = ceil_div(problem.k, LINE_ELEMENTS), min(problem.k, LINE_ELEMENTS)
+    vectors = max(1, (problem.bias == "row") + problem.epilogue.vectors)
+    return ProductShape(problem.m, problem.n, boxes, used, problem.batch, vectors)
 
 
 def _box_rows(k_major: bool, extent: int, slices: int) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from epilogue_cases import CONVS, PRODUCTS, EpilogueCase
+from epilogue_cases import BY_ELEMENT, CONVS, PRODUCTS, EpilogueCase
+from tactician.builtin_kernels.cuda.conv_implicit_gemm import ConvImplicitGemm
 from tactician.builtin_kernels.cuda.conv_wgmma import ConvWgmma
 from tactician.builtin_kernels.cuda.gemm_wgmma import GemmWgmma
 
@@ -18,7 +19,7 @@ def test_product(check: Callable[..., list[str]], case: EpilogueCase) -> None:
     assert check(signature, case.inputs(signature))
 
 
-@pytest.mark.parametrize("case", CONVS, ids=str)
+@pytest.mark.parametrize("case", CONVS + BY_ELEMENT, ids=str)
 def test_conv(check: Callable[..., list[str]], case: EpilogueCase) -> None:
-    signature = case.signature(*ConvWgmma.fused_forms)
+    signature = case.signature(*ConvWgmma.fused_forms, *ConvImplicitGemm.fused_forms)
     assert check(signature, case.inputs(signature))

@@ -14,6 +14,7 @@ from conv_nhwc_cases import SMALL, ConvCase, conv, resnet50
 from im2col_walk import im2col, problem_of, standard, tiled
 from signatures import make_signature
 from tactician import BuilderConfig, Session, build
+from tactician.builtin_kernels.cuda.conv_problem import ConvProblem
 from tactician.builtin_kernels.cuda.im2col import Im2col
 from tactician.builtin_kernels.nhwc import CONV, infer_conv
 from tactician.plugins.manager import load_plugins
@@ -26,7 +27,7 @@ import ptx_interpreter
 from ptx_device import InterpretedKernel, PtxDevice
 from sass import LDL, STL, opcodes
 from tactician.builtin_kernels.cuda.compiler import KernelSource, compile_cubin
-from tactician.builtin_kernels.cuda.conv_wgmma import ConvWgmma, FusedConv, fused_conv
+from tactician.builtin_kernels.cuda.conv_wgmma import ConvWgmma, product_shape
 
 Array = np.ndarray[Any, Any]
 
@@ -139,22 +140,16 @@ def test_the_producer_brings_pixels_and_filters(case: ConvCase) -> None:
         np.testing.assert_allclose(brought, expected.reshape(brought.shape), atol=1e-9, err_msg=str(tactic))
 
 
-def conv_of(signature: OpSignature) -> FusedConv:
-    conv = fused_conv(signature)
-    assert isinstance(conv, FusedConv), conv
-    return conv
-
-
 def products(tactic: ConvWgmma, case: ConvCase) -> Array:
     """Multiply what the producers bring to each tile; slices that no block brings are NaN."""
-    signature, problem = problem_of(case)
+    _, problem = problem_of(case)
     walk = Im2col.of(problem)
     x, w = (a.astype(np.float64) for a in case.inputs()[:2])
     flat = x.reshape(-1, problem.channels)
     m, n, sharers = tactic.block_m, tactic.block_n, (tactic.cluster_m, tactic.cluster_n)
     stages: dict[tuple[int, int, int], tuple[Array, Array]] = {}
     for block, to, tensor, at, step, offsets in asked_for(
-        tactic.source(conv_of(signature)), 2 * sharers[0] * sharers[1]
+        tactic.source(problem), 2 * sharers[0] * sharers[1]
     ):
         own_m, own_n = block % sharers[0], block // sharers[0] % sharers[1]
         kind, row = ("a", to // 128) if tensor == MAP_A else ("b", to // 128 - m)
@@ -169,13 +164,12 @@ def products(tactic: ConvWgmma, case: ConvCase) -> Array:
             place = (step, other, own_n) if kind == "b" else (step, own_m, other)
             stage = stages.setdefault(place, (np.full((m, 64), np.nan), np.full((n, 64), np.nan)))
             stage[kind == "b"][row : row + len(rows.reshape(-1, 64))] = rows.reshape(-1, 64)
-    return summed(tactic, conv_of(signature), stages)
+    return summed(tactic, problem, stages)
 
 
-def summed(tactic: ConvWgmma, conv: FusedConv, stages: dict[Any, tuple[Array, Array]]) -> Array:
+def summed(tactic: ConvWgmma, problem: ConvProblem, stages: dict[Any, tuple[Array, Array]]) -> Array:
     """Add the products of all steps of all tiles up, with the tiles in the order of tile_order.cuh."""
-    problem, shape = conv.problem, conv.shape
-    boxes = -(-shape.boxes // tactic.depth) * tactic.depth
+    boxes = -(-product_shape(problem).boxes // tactic.depth) * tactic.depth
     m, n = tactic.block_m * tactic.cluster_m, tactic.block_n * tactic.cluster_n
     tall, wide = -(-problem.pixels // m), -(-problem.filters // n)
     result = np.zeros((tall * m, wide * n))
@@ -203,7 +197,7 @@ def test_compiles_without_spills(compile_device: Callable[[str], Any], layer: st
     assert len(tactics) > 3
     for tactic in tactics[:: 1 if batch == 1 and layer == "4 3x3" else 4]:
         assert tactic.decline(signature, device) is None
-        cubin, resources = compile_cubin(tactic.source(conv_of(signature)), "sm_90a", report=True)
+        cubin, resources = compile_cubin(tactic.source(problem), "sm_90a", report=True)
         assert resources is not None
         said = f"{tactic}: {resources}"
         assert resources.spill_stores == resources.spill_loads == resources.stack == 0, said

@@ -7,16 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from epilogue_cases import CONVS, OPS, PRODUCTS, EpilogueCase
+from epilogue_cases import BY_ELEMENT, CONVS, OPS, PRODUCTS, EpilogueCase
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="the compiler's package is not installed")
 
-from ptx_device import PtxDevice
+from ptx_device import PtxDevice, run_tactic
 from tactician.builtin_kernels.cuda.compiler import KernelSource, compile_cubin, read_source
-from tactician.builtin_kernels.cuda.conv_wgmma import ConvWgmma, fused_conv
+from tactician.builtin_kernels.cuda.conv_depthwise import ConvDepthwise
+from tactician.builtin_kernels.cuda.conv_depthwise_nhwc import ConvDepthwiseNhwc
+from tactician.builtin_kernels.cuda.conv_implicit_gemm import ConvImplicitGemm
+from tactician.builtin_kernels.cuda.conv_implicit_gemm_ffma import ConvImplicitGemmFfma
+from tactician.builtin_kernels.cuda.conv_wgmma import ConvWgmma, fused_nhwc_problem
 from tactician.builtin_kernels.cuda.epilogue import fused_call
 from tactician.builtin_kernels.cuda.epilogue_source import Epilogue
-from tactician.builtin_kernels.cuda.gemm_wgmma import GemmWgmma, fused_product
+from tactician.builtin_kernels.cuda.gemm_problem import fused_gemm_problem
+from tactician.builtin_kernels.cuda.gemm_wgmma import GemmWgmma
 from tactician.plugins.reference import reference_for
 from tactician.signature import OpSignature
 
@@ -38,10 +43,10 @@ extern "C" __global__ void apply(const {T}* __restrict__ sums, {T}* __restrict__
 """
 
 
-def fused_of(signature: OpSignature) -> Any:
-    fused = fused_conv(signature) if "Conv" in signature.op else fused_product(signature)
-    assert not isinstance(fused, str), fused
-    return fused
+def problem_of(signature: OpSignature) -> Any:
+    problem = fused_nhwc_problem(signature) if "Conv" in signature.op else fused_gemm_problem(signature)
+    assert not isinstance(problem, str), problem
+    return problem
 
 
 def kernel(epilogue: Epilogue, dtype: str, count: int, columns: int) -> KernelSource:
@@ -56,15 +61,15 @@ def kernel(epilogue: Epilogue, dtype: str, count: int, columns: int) -> KernelSo
 @pytest.mark.parametrize(("case", "tactic"), CASES, ids=[str(case) for case, _ in CASES])
 def test_what_it_makes_of_sums(case: EpilogueCase, tactic: Any) -> None:
     signature = case.signature(*tactic.fused_forms)
-    fused = fused_of(signature)
+    problem = problem_of(signature)
     inputs, anchor = case.inputs(signature), signature.parts[0]
     operands = [None if i is None else inputs[i] for i in anchor.inputs]
     (sums,) = reference_for(anchor.signature, OPS)(operands)
     (wanted,) = reference_for(signature, OPS)(inputs)
     device = PtxDevice()
     y = device.empty(sums.shape, sums.dtype)
-    read = [device.upload(np.asarray(inputs[i])) for i in fused.call.reads]
-    source = kernel(fused.epilogue, fused.problem.dtype, sums.size, sums.shape[-1])
+    read = [device.upload(np.asarray(inputs[i])) for i in problem.call.reads]
+    source = kernel(problem.epilogue, problem.dtype, sums.size, sums.shape[-1])
     device.compile(source).launch(None, -(-sums.size // 256), 64, device.upload(sums), y, *read)
     got = device.download(y).astype(float)
     size = np.linalg.norm(wanted.astype(float))
@@ -80,13 +85,32 @@ def test_kernels_compile_without_spills(
     assert candidates
     for candidate in {candidates[0], candidates[-1]}:
         assert candidate.decline(signature, device) is None
-        _, resources = compile_cubin(candidate.source(fused_of(signature)), "sm_90a", report=True)
+        _, resources = compile_cubin(candidate.source(problem_of(signature)), "sm_90a", report=True)
         assert resources is not None
         assert (resources.spill_stores, resources.stack, resources.warnings) == (0, 0, ())
 
 
+@pytest.mark.parametrize("case", BY_ELEMENT, ids=str)
+def test_kernels_that_go_by_elements(case: EpilogueCase) -> None:
+    ran = 0
+    for tactic in (ConvDepthwise, ConvDepthwiseNhwc, ConvImplicitGemm, ConvImplicitGemmFfma):
+        device = PtxDevice()
+        try:
+            signature = case.signature(*tactic.fused_forms)
+        except ValueError:  # no node of this case is its anchor
+            continue
+        inputs = case.inputs(signature)
+        (wanted,) = reference_for(signature, OPS)([np.asarray(x).astype(np.float64) for x in inputs])
+        choices = [c for c in tactic.candidates(signature, device) if c.decline(signature, device) is None]
+        for choice in {*choices[:1], *choices[-1:], *(c for c in choices if getattr(c, "split_k", 1) > 1)}:
+            (y,) = run_tactic(device, choice, signature, inputs)
+            assert np.linalg.norm(y.astype(np.float64) - wanted) <= 2e-3 * np.linalg.norm(wanted), choice
+            ran += 1
+    assert ran >= 2
+
+
 def test_a_vector_of_columns_is_told_from_other_operands() -> None:
-    vectors = {c.name: fused_of(c.signature(*t.fused_forms)).epilogue.vectors for c, t in CASES}
+    vectors = {c.name: problem_of(c.signature(*t.fused_forms)).epilogue.vectors for c, t in CASES}
     assert vectors["bias"] == vectors["a bias for each matrix"] == vectors["float32 vectors"] == 1
     # all images are one matrix where the weights are the same: a row is not read alike in all of it
     assert vectors["a bias for each image"] == vectors["a scale for each image's channel"] == 0

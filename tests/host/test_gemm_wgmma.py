@@ -16,7 +16,7 @@ from ptx_device import PtxDevice
 from sass import LDL, STL, opcodes
 from tactician.builtin_kernels.cuda.compiler import KernelSource, compile_cubin
 from tactician.builtin_kernels.cuda.gemm_problem import GemmProblem, gemm_problem
-from tactician.builtin_kernels.cuda.gemm_wgmma import FusedProduct, GemmWgmma, fused_product
+from tactician.builtin_kernels.cuda.gemm_wgmma import GemmWgmma
 from tactician.builtin_kernels.cuda.kernel_text import specialise
 from tactician.builtin_kernels.cuda.wgmma_tile import MOST_CANDIDATES
 
@@ -42,12 +42,6 @@ def problem_of(signature: OpSignature) -> GemmProblem:
     return problem
 
 
-def product_of(signature: OpSignature) -> FusedProduct:
-    product = fused_product(signature)
-    assert isinstance(product, FusedProduct), product
-    return product
-
-
 SIGNATURES = [
     product(4096, 4096, 4096),
     product(128, 768, 3072, trans_b=1),
@@ -62,7 +56,7 @@ def test_compiles_without_spills(compile_device: Callable[[str], Any], signature
     tactics = list(GemmWgmma.candidates(signature, device))
     assert 2 <= len(tactics) <= MOST_CANDIDATES
     for tactic in tactics:
-        cubin, resources = compile_cubin(tactic.source(product_of(signature)), "sm_90a", report=True)
+        cubin, resources = compile_cubin(tactic.source(problem), "sm_90a", report=True)
         assert resources is not None
         found = opcodes(cubin)
         assert resources.spill_stores == resources.spill_loads == resources.stack == 0, (tactic, resources)
@@ -77,7 +71,7 @@ def test_one_lane_starts_the_copies_without_a_loop_around_each(
 ) -> None:
     """Behind another condition than the hardware's choice of a lane each copy stands in a loop of its own."""
     signature = product(512, 768, 3072, bias=False)
-    source = GemmWgmma(64, 64, 8, 1).source(product_of(signature))
+    source = GemmWgmma(64, 64, 8, 1).source(problem_of(signature))
     assert opcodes(compile_cubin(source, "sm_90a")[0])[UTMALDG] == 2
     assert "elect.sync" in source.text
 
