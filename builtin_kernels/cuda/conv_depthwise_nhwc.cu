@@ -29,6 +29,7 @@ __device__ constexpr bool meets(u32 i, u32 outputs, u32 stride, u32 kernel, u32 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 conv_depthwise_nhwc(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y
                     EPILOGUE_PARAMETERS) {
+    await_predecessors();
     const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
     if (i >= (u64)BATCH * (TILES_H * TILES_W) * PARTS) return;
     const u32 part = (u32)(i % PARTS), tile = (u32)(i / PARTS % (TILES_H * TILES_W));

@@ -120,6 +120,7 @@ __device__ __forceinline__ void store(const float* sum, T* y, float* parts, cons
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 conv_implicit_gemm(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y,
                    float* __restrict__ parts EPILOGUE_PARAMETERS) {
+    await_predecessors();
     constexpr u32 TILES_M = (FILTERS + BLOCK_M - 1) / BLOCK_M, TILES_N = (PIXELS + BLOCK_N - 1) / BLOCK_N;
     extern __shared__ __align__(16) unsigned char shared[];
     T* const tiles = (T*)shared;

@@ -80,6 +80,7 @@ template <u32 BLOCK, u32 THREAD, u32 GROUP> __device__ __forceinline__ u32 place
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 conv_implicit_gemm_ffma(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
                         T* __restrict__ y, A* __restrict__ parts EPILOGUE_PARAMETERS) {
+    await_predecessors();
     constexpr u32 TILES_M = (FILTERS + BLOCK_M - 1) / BLOCK_M, TILES_N = (PIXELS + BLOCK_N - 1) / BLOCK_N;
     __shared__ __align__(16) A shared_a[2][BLOCK_K][BLOCK_M + PAD_A];
     __shared__ __align__(16) A shared_b[2][BLOCK_K][BLOCK_N];

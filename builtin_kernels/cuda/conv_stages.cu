@@ -8,6 +8,7 @@
 //   and what the epilogue makes of it. A thread takes an output of each part; moves OUTPUTS * (SPLITS * sizeof(A) + sizeof(T)) bytes.
 #ifdef PACK_FILTERS
 extern "C" __global__ void __launch_bounds__(256) pack_filters(const T* __restrict__ w, T* __restrict__ packed) {
+    await_predecessors();
     const u32 i = blockIdx.x * 256 + threadIdx.x, j = i % PITCH, row = i / PITCH;
     if (row >= GROUPS * FILTERS) return;
     const u32 channel = TAP_MAJOR ? j % CHANNEL_PITCH : j / TAPS, tap = TAP_MAJOR ? j / CHANNEL_PITCH : j % TAPS;
@@ -18,6 +19,7 @@ extern "C" __global__ void __launch_bounds__(256) pack_filters(const T* __restri
 #ifdef ADD_PARTS
 extern "C" __global__ void __launch_bounds__(256)
 add_parts(const A* __restrict__ parts, const T* __restrict__ bias, T* __restrict__ y EPILOGUE_PARAMETERS) {
+    await_predecessors();
     constexpr u64 OUTPUTS = (u64)PIXELS * GROUPS * FILTERS;
     const u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
     if (i >= OUTPUTS) return;

@@ -202,8 +202,12 @@ class CudaDevice(Device):
         with self._lock:
             if key not in self._kernels:
                 self.core.set_current()
-                self._kernels[key] = Kernel(code, source.name, self)
+                self._kernels[key] = Kernel(code, source.name, self, early=self._launches_early(source))
             return self._kernels[key]
+
+    def _launches_early(self, source: KernelSource | KernelBinary) -> bool:
+        """Return whether a kernel may be launched before those ahead of it have ended."""
+        return isinstance(source, KernelSource) and source.waits and int(self.facts["sm"]) >= 90
 
 
 @dataclass(frozen=True)
@@ -218,13 +222,13 @@ class _Replay:
 
 
 class Kernel:
-    """A loaded kernel."""
+    """A loaded kernel; ``early`` where it waits itself for those ahead of it, and may be launched before they have ended."""
 
-    def __init__(self, code: bytes, name: str, device: CudaDevice) -> None:
+    def __init__(self, code: bytes, name: str, device: CudaDevice, *, early: bool = False) -> None:
         from cuda.core import ObjectCode
 
         self.name = name
-        self._device = device
+        self._device, self._early = device, early
         self._code = ObjectCode.from_cubin(code)
         try:
             self._kernel = self._code.get_kernel(name)
@@ -264,7 +268,12 @@ class Kernel:
         if config is None:
             if shared_bytes > self._shared_bytes:
                 self._allow_shared(shared_bytes)
-            config = self._configs[key] = LaunchConfig(grid=grid, block=block, shmem_size=shared_bytes)
+            config = self._configs[key] = LaunchConfig(
+                grid=grid,
+                block=block,
+                shmem_size=shared_bytes,
+                programmatic_stream_serialization=self._early,
+            )
         launch(stream, config, self._kernel, *[_argument(a) for a in args])
 
     @cached_property

@@ -345,6 +345,7 @@ __device__ __forceinline__ void multiply_tiles(const TensorMap* map_a, const Ten
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
+    await_predecessors();
     __syncthreads();
     if constexpr (LOADERS > 1) cluster_sync();
     if (threadIdx.x < WARPGROUP) {
