@@ -27,6 +27,7 @@ from tactician.optimizing import optimise
 from tactician.plan import FORMAT_VERSION, BuildReport, ModelInfo, Plan, PluginUse
 from tactician.plugins.manager import Plugins, load_plugins
 from tactician.plugins.target import Artifacts, Device, Target, Timer
+from tactician.precision_race import race
 from tactician.signature import OpSignature
 from tactician.stages import FUSE
 from tactician.tactics.cache import TimingCache
@@ -80,6 +81,9 @@ def build(
         If cancelled; what was timed stays in the cache.
     """
     config = config or BuilderConfig()
+    if config.precision == "best":
+        again = partial(build, model, target=target, selector=selector, timer=timer, progress=progress)
+        return race(again, config, load_plugins(config))
     clock = _Clock()
     with clock("load plugins"):
         plugins = load_plugins(config)
