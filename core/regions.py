@@ -51,6 +51,14 @@ class Region:
         return not self.signature.parts
 
     @property
+    def around(self) -> tuple[str, ...]:
+        """The names of the anchor and of what comes before it; of all operators, where it was recognised."""
+        if self.is_recognised:
+            return self.names
+        roles = (part.role for part in self.signature.parts)
+        return tuple(name for name, role in zip(self.names, roles, strict=True) if role != "epilogue")
+
+    @property
     def name(self) -> str:
         """The name of the fused node: those of its first and last operator."""
         return f"{self.nodes[0].name}+{self.nodes[-1].name}"

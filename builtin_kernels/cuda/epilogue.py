@@ -13,7 +13,7 @@ from tactician.tactics.fused_form import FusedForm
 POINTWISE = tuple(f"ai.onnx::{name}" for name in RULES)
 """Operators that an epilogue may hold."""
 
-LONGEST = 6
+LONGEST = 10
 """Operators of a fused node, its anchor among them."""
 
 
