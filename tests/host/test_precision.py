@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import tactician
+from digits import MODEL, SHAPES, right
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -333,3 +334,15 @@ def test_the_race_on_the_command_line(run: Run, tmp_path: Path) -> None:
     assert code == 0, err
     assert "races    fp32: " in out
     assert "races    bf16: " in out
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_trained_network_keeps_its_accuracy(precision: Any) -> None:
+    counts = {}
+    for choice in (None, precision):
+        config = BuilderConfig(
+            target="cpu", use_timing_cache=False, max_candidates=1, shapes=SHAPES, precision=choice
+        )
+        counts[choice] = right(tactician.build(MODEL, config))
+    assert counts[None] > 440
+    assert abs(counts[precision] - counts[None]) <= 1
