@@ -19,6 +19,8 @@ from tactician.signature import TensorType, dtype_name
 
 DEFAULT_SHARED_BYTES = 48 * 1024
 """Dynamic shared memory, in bytes, that a block may have without asking for more."""
+MAX_STREAMS = 64
+"""Streams of others for which a device keeps its own object."""
 
 
 class CudaDevice(Device):
@@ -45,6 +47,7 @@ class CudaDevice(Device):
         self._stream = self.core.create_stream()
         self._kernels: dict[str, Kernel] = {}
         self._lock = threading.Lock()
+        self._streams: dict[int, Any] = {}
 
     def fingerprint(self) -> dict[str, str]:
         """Return GPU, clocks, power cap, MIG mode, driver and library versions."""
@@ -138,12 +141,18 @@ class CudaDevice(Device):
 
         if isinstance(stream, Stream):
             return stream
-        if isinstance(stream, int):
-            return Stream.from_handle(stream)
-        if hasattr(stream, "__cuda_stream__"):
-            return self.core.create_stream(stream)
-        if hasattr(stream, "cuda_stream"):
-            return Stream.from_handle(int(stream.cuda_stream))
+        handle = stream if isinstance(stream, int) else getattr(stream, "cuda_stream", None)
+        if handle is None and hasattr(stream, "__cuda_stream__"):
+            handle = stream.__cuda_stream__()[1]
+        if handle is not None:
+            known = self._streams.get(int(handle))
+            if known is None:
+                if len(self._streams) >= MAX_STREAMS:
+                    self._streams.clear()
+                has_protocol = hasattr(stream, "__cuda_stream__")
+                known = self.core.create_stream(stream) if has_protocol else Stream.from_handle(int(handle))
+                self._streams[int(handle)] = known
+            return known
         raise DeviceError(
             f"{type(stream).__name__} is no CUDA stream; pass an object with __cuda_stream__, a torch stream or a handle"
         )
