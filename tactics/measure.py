@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,17 @@ from tactician.tactics.cache import TimingCache
 from tactician.tactics.cache_rows import CacheRow, fingerprint_digest
 from tactician.tactics.contest import Contest
 from tactician.tactics.expected import Reference
-from tactician.tactics.job import USABLE, Job, find_anchor
+from tactician.tactics.case import Case, host_bytes, seeds_of
+from tactician.tactics.job import USABLE, Job
 from tactician.tactics.policies import Hook, Policies
 from tactician.tactics.race import RacePolicy
 from tactician.tactics.record import CandidateRecord, Outcome
 from tactician.tactics.registry import Candidate, Registry
+from tactician.tactics.sampling import CannotSample
+from tactician.tactics.stopwatch import Stopwatch
 from tactician.tactics.tactic import Launch
 from tactician.tactics.watch import Watch
+from tactician.tactics.widening import Widening
 
 if TYPE_CHECKING:
     from tactician.plugins.target import Device, Timer
@@ -32,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_CONDITION = "candidate_timeout"
 """Name, among the conditions of an entry of the cache, of the limit in seconds that its candidate broke."""
+
+MAX_FORESEEN_BYTES = 8 << 30
+"""Host memory that inputs and references take which are made up before their call is measured."""
 
 Elsewhere = Callable[[Sequence[OpSignature]], Mapping[str, Sequence[CandidateRecord]]]
 
@@ -108,6 +116,8 @@ class Measurer:
     decided
         By signature key, ids of tactics that are chosen already (by a lock file): nothing else is measured
         there, if all of them are offered.
+    named
+        By signature key, ids of tactics that somebody may want: they are tried however slow others of their kind are.
     watch
         Told of every candidate that runs.
 
@@ -118,6 +128,8 @@ class Measurer:
         records of all their candidates by signature key. None where this process measures.
     condemned
         By signature key and tactic id, what a candidate did to another process: it is not run in this one.
+    stopwatch
+        Seconds of asking, compiling, checking and timing.
     """
 
     def __init__(
@@ -132,6 +144,7 @@ class Measurer:
         hooks: Sequence[tuple[str, Hook]] = (),
         progress: Callable[[Progress], None] | None = None,
         decided: Mapping[str, Iterable[str]] | None = None,
+        named: Mapping[str, Iterable[str]] | None = None,
         watch: Watch | None = None,
     ) -> None:
         self._registry = registry
@@ -141,11 +154,14 @@ class Measurer:
         self._cache = cache
         self._config = config or BuilderConfig()
         self._policies = Policies(self._config, device, hooks)
+        self._widening = Widening(self._config)
         self._progress = progress
         self._watch = watch or Watch()
         self.elsewhere: Elsewhere | None = None
         self.condemned: dict[tuple[str, str], str] = {}
+        self.stopwatch = Stopwatch()
         self._decided = {key: frozenset(ids) for key, ids in (decided or {}).items()}
+        self._named = {key: frozenset(ids) for key, ids in (named or {}).items()}
         self._fingerprint = device.fingerprint()
         self._race_policy = RacePolicy(min_rounds=max(1, self._config.avg_timing_iterations))
         self._counts = {"tactics": 0, "cached": 0}
@@ -170,29 +186,25 @@ class Measurer:
             If a candidate left the device unusable; the cache remembers it.
         """
         unique = list({s.key: s for s in signatures}.values())
-        results: dict[str, Measured] = {}
+        jobs: list[Job] = []
+        self._done = 0
         try:
-            jobs = []
             for number, signature in enumerate(unique):
                 self._tell("discover", number, len(unique), str(signature))
-                jobs.append(self._discover(signature))
+                with self.stopwatch("ask"):
+                    jobs.append(self._discover(signature))
             self._tell("discover", len(unique), len(unique))
             if self.elsewhere is not None:
                 self._measure_elsewhere([job for job in jobs if job.fresh])
-            self._compile(jobs)
-            for number, job in enumerate(jobs):
-                self._tell("measure", number, len(jobs), str(job.signature))
-                self._measure(job)
-                results[job.signature.key] = _measured(job)
-            self._tell("measure", len(jobs), len(jobs))
+            self._measure_in_turns(jobs)
         except KeyboardInterrupt as error:
             kept = ""
             if self._cache is not None and self._config.use_timing_cache:
                 kept = f"; what was timed is in '{self._cache.path}', and the next build goes on from there"
             # another process knows how far it came
-            done = "" if self.elsewhere else f" with {len(results)} of {len(unique)} calls measured"
+            done = "" if self.elsewhere else f" with {self._done} of {len(unique)} calls measured"
             raise BuildCancelledError(f"cancelled{done}{kept}") from error
-        return results
+        return {job.signature.key: _measured(job) for job in jobs}
 
     def condemn(self, signature: OpSignature, tactic: str, reason: str, limit: float | None = None) -> None:
         """Write down that a candidate took down the process that measured it, so that it is not run again.
@@ -233,7 +245,19 @@ class Measurer:
                 if candidate.id not in known:
                     job.note(candidate, Outcome.FAILED, "the process that measures has no such tactic")
             job.records.update({c.id: known[c.id] for c in job.accepted if c.id in known})
-            job.fresh, job.anchor = (), None
+            job.turn_to(())
+
+    def _measure_in_turns(self, jobs: Sequence[Job]) -> None:
+        """Measure the fresh candidates of all jobs, then those that their times ask for, as long as there are any."""
+        turn = list(jobs)
+        while turn:
+            self._compile(turn)
+            for number, job in enumerate(turn):
+                self._tell("measure", number, len(turn), str(job.signature))
+                self._measure(job)
+                self._done += not job.fresh
+            self._tell("measure", len(turn), len(turn))
+            turn = [job for job in turn if job.fresh]
 
     def _discover(self, signature: OpSignature) -> Job:
         accepted, refused = self._registry.candidates(signature, self._device)
@@ -253,14 +277,22 @@ class Measurer:
                 records[c.id] = CandidateRecord(
                     c.id, c.plugin.name, Outcome.FAILED, reason, version=c.tactic.version
                 )
-        fresh = [c for c in kept if c.id not in rows and (signature.key, c.id) not in self.condemned]
-        if fresh and self._config.error_on_timing_cache_miss:
-            raise self._miss(signature, fresh[0])
         incumbent = self._cache.incumbent(signature, self._fingerprint) if self._cache else None
         self._counts["tactics"] += len(left)
         self._counts["cached"] += sum(c.id in rows for c in left)
-        anchor = find_anchor(left, records, incumbent) if fresh else None
-        return Job(signature, accepted, records, refused, fresh, anchor, incumbent)
+        job = Job(signature, accepted, records, refused, left, kept, incumbent)
+        self._advance(job)
+        if job.fresh and self._config.error_on_timing_cache_miss:
+            raise self._miss(signature, job.fresh[0])
+        return job
+
+    def _advance(self, job: Job) -> None:
+        """Turn to the candidates of ``job`` that are to be tried next or, where that is enough, say why not the others."""
+        always = self._named.get(job.signature.key, frozenset()) | {job.incumbent or ""}
+        job.turn_to(self._widening.next(job.signature, job.contenders, job.records, always))
+        if not job.fresh:
+            left_out = self._widening.left_out(job.signature, job.contenders, job.records)
+            job.records.update({r.tactic: r for r in left_out})
 
     def _rows(self, signature: OpSignature, candidates: Sequence[Candidate]) -> dict[str, CacheRow]:
         """Return the cache's entries for exactly these candidates."""
@@ -301,15 +333,17 @@ class Measurer:
         )
 
     def _compile(self, jobs: Sequence[Job]) -> None:
-        """Prepare all that will run, several at a time."""
+        """Prepare all that will run, several at a time, and between them what it is to be checked on."""
         tasks = [(job, c) for job in jobs for c in job.to_prepare]
         if not tasks:
             return
         threads = 1 if self._watch.careful else max(1, self._config.threads)
-        with ThreadPoolExecutor(threads, "tactician-compile") as pool:
+        with self.stopwatch("compile"), ThreadPoolExecutor(threads, "tactician-compile") as pool:
             futures: dict[Future[Launch], tuple[Job, Candidate]] = {
                 pool.submit(self._prepare, job.signature, c): (job, c) for job, c in tasks
             }
+            for job in self._foreseeable(jobs):
+                pool.submit(self._foresee, job)
             try:
                 for number, future in enumerate(as_completed(futures)):
                     job, candidate = futures[future]
@@ -322,6 +356,22 @@ class Measurer:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         self._tell("compile", len(tasks), len(tasks))
+
+    @staticmethod
+    def _foreseeable(jobs: Sequence[Job]) -> Iterator[Job]:
+        """Yield the jobs whose inputs and references are made up ahead: as many as there is memory for."""
+        left = MAX_FORESEEN_BYTES - sum(host_bytes(job.signature) for job in jobs if job.case)
+        for job in jobs:
+            if job.fresh and job.case is None:
+                left -= host_bytes(job.signature)
+                if left < 0:
+                    return
+                yield job
+
+    def _foresee(self, job: Job) -> None:
+        with suppress(CannotSample):  # the contest finds the same, and writes it down
+            job.case = Case(job.signature, self._reference, seeds_of(job.signature, self._config))
+            job.case.foresee()
 
     def _prepare(self, signature: OpSignature, candidate: Candidate) -> Launch:
         with self._watch.running(signature.key, (candidate.id,), "prepare"):
@@ -336,13 +386,20 @@ class Measurer:
         if not job.fresh:
             return
         contest = Contest(
-            job, self._device, self._timer, self._reference, self._config, self._race_policy, self._watch
+            job,
+            self._device,
+            self._timer,
+            self._reference,
+            self._config,
+            self._race_policy,
+            self._watch,
+            self.stopwatch,
         )
         try:
             contest.run()
         finally:
             self._remember(job, contest)
-            job.launches.clear()
+        self._advance(job)
 
     def _remember(self, job: Job, contest: Contest) -> None:
         """Write to the cache. If that fails, the next build takes longer, but this one need not end."""
