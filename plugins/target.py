@@ -116,6 +116,13 @@ class Device(ABC):
     def download(self, tensor: Any, stream: Any = None) -> np.ndarray[Any, Any]:
         """Return a host copy of ``tensor``, after all work enqueued on ``stream``."""
 
+    def fill(self, tensor: Any, nbytes: int, byte: int) -> None:
+        """Set all ``nbytes`` bytes of ``tensor``, whose elements are bytes, to ``byte``, and wait.
+
+        A device that can do that without a copy from the host should.
+        """
+        self.upload(tensor, np.full(nbytes, byte, np.uint8))
+
     @abstractmethod
     def import_tensor(self, array: Any, stream: Any = None) -> Any:
         """Return a tensor that shares the memory of ``array`` (DLPack), or None where it lies elsewhere or is not contiguous."""

@@ -16,9 +16,9 @@ from tactician.signature import OpSignature
 from tactician.tactics.admission import DeviceLostError, require_alive
 from tactician.tactics.cache import TimingCache
 from tactician.tactics.cache_rows import CacheRow, fingerprint_digest
+from tactician.tactics.case import Case, host_bytes, seeds_of
 from tactician.tactics.contest import Contest
 from tactician.tactics.expected import Reference
-from tactician.tactics.case import Case, host_bytes, seeds_of
 from tactician.tactics.job import USABLE, Job
 from tactician.tactics.policies import Hook, Policies
 from tactician.tactics.race import RacePolicy

@@ -68,7 +68,9 @@ class Widening:
     ) -> list[CandidateRecord]:
         """Return the records of the candidates that are not tried, each with the reason."""
         return [
-            CandidateRecord(c.id, c.plugin.name, Outcome.PRUNED, f"not tried: {reason}", version=c.tactic.version)
+            CandidateRecord(
+                c.id, c.plugin.name, Outcome.PRUNED, f"not tried: {reason}", version=c.tactic.version
+            )
             for kind in self._kinds(signature, candidates)
             for reason in [self._reason(kind, candidates, records)]
             for c in kind
@@ -95,11 +97,12 @@ class Widening:
         if not seconds:
             untimed = any(records[c.id].outcome is Outcome.UNMEASURED for c in kind[:tried])
             return "the first of its kind could not be timed" if untimed else None
-        own, best = min(seconds.values()), min(_seconds(candidates, records).items(), key=lambda pair: pair[::-1])
+        own, best = (
+            min(seconds.values()),
+            min(_seconds(candidates, records).items(), key=lambda pair: pair[::-1]),
+        )
         if own > NEAR * best[1]:
-            return (
-                f"the best of the first {tried} of its kind takes {own / best[1]:.1f} times as long as {best[0]}"
-            )
+            return f"the best of the first {tried} of its kind takes {own / best[1]:.1f} times as long as {best[0]}"
         before = _seconds(kind[: tried // 2], records) if tried > FIRST else {}
         if before and own > (1 - GAIN) * min(before.values()):
             return f"of the first {tried} of its kind, the second half brought nothing faster than the first"

@@ -95,6 +95,15 @@ class CudaDevice(Device):
             )
             stream.sync()
 
+    def fill(self, tensor: DeviceTensor, nbytes: int, byte: int) -> None:
+        """Set all bytes of ``tensor`` on the GPU, and wait."""
+        from cuda.bindings import driver
+
+        if nbytes:
+            self.core.set_current()
+            _check(driver.cuMemsetD8Async(tensor.pointer, byte, nbytes, int(self._stream.handle)))
+            self.synchronize(self._stream)
+
     def download(self, tensor: DeviceTensor, stream: Any = None) -> np.ndarray[Any, Any]:
         """Return a host copy of ``tensor``."""
         from cuda.bindings import driver
