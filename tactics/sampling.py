@@ -165,13 +165,12 @@ def _harden(values: Array, length: int, rng: np.random.Generator) -> Array:
     kind = rng.integers(0, 10, values.size, np.uint8)
     result = values.reshape(-1).copy()
     with np.errstate(all="ignore"):
-        for number, change in enumerate(
-            (
-                lambda some: np.clip(some, -2, 2) * large / 2,
-                lambda some: some * 1e-3,
-                lambda some: np.round(some * 2) / 2,
-            )
-        ):
+        changes: tuple[Callable[[Array], Array], ...] = (
+            lambda some: np.clip(some, -2, 2) * large / 2,
+            lambda some: some * 1e-3,
+            lambda some: np.round(some * 2) / 2,
+        )
+        for number, change in enumerate(changes):
             where = np.flatnonzero(kind == number)
             result[where] = change(result[where].astype(np.float64)).astype(values.dtype)
         special = np.array([-0.0, 0.0, float(info.smallest_subnormal), -float(info.tiny)]).astype(

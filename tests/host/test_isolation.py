@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import tactician
-from tactician import supervisor
+from tactician import worker_process
 from tactician.config import BuilderConfig
 from tactician.engine import Engine
 from tactician.errors import BuildCancelledError, ConfigError, DeviceError, PluginError
@@ -169,7 +169,7 @@ def test_what_hangs_is_blamed_and_not_what_is_prepared_beside_it(
     build: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With Python's lock held, the other one can't tell that it has ended long ago."""
-    monkeypatch.setattr(supervisor, "PREPARE_MULTIPLE", 1)
+    monkeypatch.setattr(worker_process, "PREPARE_MULTIPLE", 1)
     engine = build(prepare=f"time.sleep(0.2); {HANG}", good="time.sleep(0.5)")
     assert "did not end within 3 s (prepare)" in record(engine).reason
     assert record(engine, "bad.good()").outcome in (Outcome.CHOSEN, Outcome.TIE, Outcome.SLOWER)
@@ -178,7 +178,7 @@ def test_what_hangs_is_blamed_and_not_what_is_prepared_beside_it(
 def test_what_a_worker_started_ends_with_it(
     build: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "PREPARE_MULTIPLE", 1)
+    monkeypatch.setattr(worker_process, "PREPARE_MULTIPLE", 1)
     started = tmp_path / "compiler"
     compiler = (
         "import subprocess; child = subprocess.Popen(['sleep', '1000']); "

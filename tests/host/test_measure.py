@@ -28,6 +28,7 @@ from tactician import Op, measuring
 from tactician.config import BuilderConfig
 from tactician.errors import BuildCancelledError, CacheError, SelectionError, TimingCacheMissError
 from tactician.signature import OpSignature, TensorType
+from tactician.supervisor import Workers
 from tactician.tactics.admission import DeviceLostError
 from tactician.tactics.cache import TimingCache
 from tactician.tactics.measure import Measured, Measurer, Progress
@@ -499,8 +500,18 @@ def test_only_what_a_network_has_goes_on_to_the_next_device() -> None:
     needed, proposed = signature(), signature(7)
     config = BuilderConfig(use_timing_cache=False)
     devices, calls = [first, second], {"needed": needed}
+    workers = Workers(config)
     results = measuring.measure(
-        calls, devices, plugins, config, None, None, None, own=None, proposed={"proposed": proposed}
+        calls,
+        devices,
+        plugins,
+        config,
+        None,
+        None,
+        None,
+        own=None,
+        workers=workers,
+        proposed={"proposed": proposed},
     )
     device, measured = results[needed.key]
     assert device is second
