@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tactician.config import BuilderConfig
-from tactician.errors import BuildCancelledError, CacheError, DeviceError, TimingCacheMissError
+from tactician.errors import BuildCancelledError, CacheError, DeviceError
 from tactician.signature import OpSignature
-from tactician.tactics.admission import DeviceLostError, require_alive
 from tactician.tactics.cache import TimingCache
-from tactician.tactics.cache_rows import CacheRow, fingerprint_digest
-from tactician.tactics.case import Case, host_bytes, seeds_of
+from tactician.tactics.cache_rows import fingerprint_digest
 from tactician.tactics.contest import Contest
+from tactician.tactics.discovery import TIMEOUT_CONDITION, Discovery
 from tactician.tactics.expected import Reference
 from tactician.tactics.job import USABLE, Job
-from tactician.tactics.policies import Hook, Policies
+from tactician.tactics.policies import Hook
+from tactician.tactics.preparing import Preparation
 from tactician.tactics.race import RacePolicy
 from tactician.tactics.record import CandidateRecord, Outcome
 from tactician.tactics.registry import Candidate, Registry
-from tactician.tactics.sampling import CannotSample
 from tactician.tactics.stopwatch import Stopwatch
-from tactician.tactics.tactic import Launch
 from tactician.tactics.watch import Watch
-from tactician.tactics.widening import Widening
 
 if TYPE_CHECKING:
     from tactician.plugins.target import Device, Timer
 
 logger = logging.getLogger(__name__)
-
-TIMEOUT_CONDITION = "candidate_timeout"
-"""Name, among the conditions of an entry of the cache, of the limit in seconds that its candidate broke."""
-
-MAX_FORESEEN_BYTES = 8 << 30
-"""Host memory that inputs and references take which are made up before their call is measured."""
 
 Elsewhere = Callable[[Sequence[OpSignature]], Mapping[str, Sequence[CandidateRecord]]]
 
@@ -126,8 +116,6 @@ class Measurer:
     elsewhere
         Measures in place of this process what the cache does not know: given the signatures, it returns the
         records of all their candidates by signature key. None where this process measures.
-    condemned
-        By signature key and tactic id, what a candidate did to another process: it is not run in this one.
     stopwatch
         Seconds of asking, compiling, checking and timing.
     """
@@ -147,26 +135,30 @@ class Measurer:
         named: Mapping[str, Iterable[str]] | None = None,
         watch: Watch | None = None,
     ) -> None:
-        self._registry = registry
         self._device = device
         self._timer = timer
         self._reference = reference
         self._cache = cache
         self._config = config or BuilderConfig()
-        self._policies = Policies(self._config, device, hooks)
-        self._widening = Widening(self._config)
         self._progress = progress
         self._watch = watch or Watch()
         self.elsewhere: Elsewhere | None = None
-        self.condemned: dict[tuple[str, str], str] = {}
         self.stopwatch = Stopwatch()
-        self._decided = {key: frozenset(ids) for key, ids in (decided or {}).items()}
-        self._named = {key: frozenset(ids) for key, ids in (named or {}).items()}
         self._fingerprint = device.fingerprint()
         self._race_policy = RacePolicy(min_rounds=max(1, self._config.avg_timing_iterations))
-        self._counts = {"tactics": 0, "cached": 0}
+        self._discovery = Discovery(
+            registry, device, self._config, hooks, cache, self.policy, decided or {}, named or {}
+        )
+        self._preparation = Preparation(
+            device, reference, self._config, self._watch, self.stopwatch, self._tell
+        )
         self._phase = ("", 0.0)
         self._cache_failed = False
+
+    @property
+    def condemned(self) -> dict[tuple[str, str], str]:
+        """By signature key and tactic id, what a candidate did to another process: it is not run in this one."""
+        return self._discovery.condemned
 
     @property
     def policy(self) -> str:
@@ -192,11 +184,16 @@ class Measurer:
             for number, signature in enumerate(unique):
                 self._tell("discover", number, len(unique), str(signature))
                 with self.stopwatch("ask"):
-                    jobs.append(self._discover(signature))
+                    jobs.append(self._discovery.job(signature))
+                if self.elsewhere is None:
+                    self._preparation.begin(jobs[-1])
             self._tell("discover", len(unique), len(unique))
             if self.elsewhere is not None:
                 self._measure_elsewhere([job for job in jobs if job.fresh])
-            self._measure_in_turns(jobs)
+            if self._preparation.is_ahead:
+                self._measure_as_compiled(jobs)
+            else:
+                self._measure_in_turns(jobs)
         except KeyboardInterrupt as error:
             kept = ""
             if self._cache is not None and self._config.use_timing_cache:
@@ -219,7 +216,7 @@ class Measurer:
         DeviceError
             If this process has no such candidate.
         """
-        job = self._discover(signature)
+        job = self._discovery.job(signature)
         candidate = next((c for c in job.accepted if c.id == tactic), None)
         if candidate is None:
             raise DeviceError(
@@ -251,7 +248,7 @@ class Measurer:
         """Measure the fresh candidates of all jobs, then those that their times ask for, as long as there are any."""
         turn = list(jobs)
         while turn:
-            self._compile(turn)
+            self._preparation.all(turn)
             for number, job in enumerate(turn):
                 self._tell("measure", number, len(turn), str(job.signature))
                 self._measure(job)
@@ -259,127 +256,24 @@ class Measurer:
             self._tell("measure", len(turn), len(turn))
             turn = [job for job in turn if job.fresh]
 
-    def _discover(self, signature: OpSignature) -> Job:
-        accepted, refused = self._registry.candidates(signature, self._device)
-        accepted = list({c.id: c for c in accepted}.values())
-        left, out = self._policies.apply(signature, accepted)
-        rows = self._rows(signature, left)
-        left, skipped = self._skip_undecided(signature, left)
-        kept, pruned = self._policies.prune(signature, left)
-        out += skipped + [r for r in pruned if r.tactic not in rows]
-        records = {r.tactic: r for r in out}
-        for c in left:
-            if c.id in rows:
-                records[c.id] = rows[c.id].record(c.tactic.numerics(signature))
-        for c in kept:
-            if c.id not in rows and (signature.key, c.id) in self.condemned:
-                reason = self.condemned[signature.key, c.id]
-                records[c.id] = CandidateRecord(
-                    c.id, c.plugin.name, Outcome.FAILED, reason, version=c.tactic.version
-                )
-        incumbent = self._cache.incumbent(signature, self._fingerprint) if self._cache else None
-        self._counts["tactics"] += len(left)
-        self._counts["cached"] += sum(c.id in rows for c in left)
-        job = Job(signature, accepted, records, refused, left, kept, incumbent)
-        self._advance(job)
-        if job.fresh and self._config.error_on_timing_cache_miss:
-            raise self._miss(signature, job.fresh[0])
-        return job
-
-    def _advance(self, job: Job) -> None:
-        """Turn to the candidates of ``job`` that are to be tried next or, where that is enough, say why not the others."""
-        always = self._named.get(job.signature.key, frozenset()) | {job.incumbent or ""}
-        job.turn_to(self._widening.next(job.signature, job.contenders, job.records, always))
-        if not job.fresh:
-            left_out = self._widening.left_out(job.signature, job.contenders, job.records)
-            job.records.update({r.tactic: r for r in left_out})
-
-    def _rows(self, signature: OpSignature, candidates: Sequence[Candidate]) -> dict[str, CacheRow]:
-        """Return the cache's entries for exactly these candidates."""
-        if self._cache is None:
-            return {}
-        wanted = {(c.id, c.tactic.version, c.plugin.digest) for c in candidates}
-        rows = self._cache.get(signature, self._fingerprint, self.policy)
-        limit = self._config.candidate_timeout
-        return {
-            r.tactic: r
-            for r in rows
-            if (r.tactic, r.version, r.digest) in wanted
-            and limit <= float(r.conditions.get(TIMEOUT_CONDITION, limit))
-        }
-
-    def _skip_undecided(
-        self, signature: OpSignature, candidates: list[Candidate]
-    ) -> tuple[list[Candidate], list[CandidateRecord]]:
-        decided = self._decided.get(signature.key, frozenset())
-        if not decided or not decided <= {c.id for c in candidates}:
-            return candidates, []
-        reason = "not measured: the lock file decides"
-        out = [
-            CandidateRecord(c.id, c.plugin.name, Outcome.PRUNED, reason, version=c.tactic.version)
-            for c in candidates
-            if c.id not in decided
-        ]
-        return [c for c in candidates if c.id in decided], out
-
-    def _miss(self, signature: OpSignature, candidate: Candidate) -> TimingCacheMissError:
-        why = "no timing cache is in use"
-        if self._cache is not None:
-            where = self._cache.explain_miss(signature, candidate, self._fingerprint, self.policy)
-            why = f"timing cache '{self._cache.path}': {where}"
-        return TimingCacheMissError(
-            f"{signature}: {candidate.id} would have to be timed, and --error-on-timing-cache-miss forbids "
-            f"it; {why}"
-        )
-
-    def _compile(self, jobs: Sequence[Job]) -> None:
-        """Prepare all that will run, several at a time, and between them what it is to be checked on."""
-        tasks = [(job, c) for job in jobs for c in job.to_prepare]
-        if not tasks:
-            return
-        threads = 1 if self._watch.careful else max(1, self._config.threads)
-        with self.stopwatch("compile"), ThreadPoolExecutor(threads, "tactician-compile") as pool:
-            futures: dict[Future[Launch], tuple[Job, Candidate]] = {
-                pool.submit(self._prepare, job.signature, c): (job, c) for job, c in tasks
-            }
-            for job in self._foreseeable(jobs):
-                pool.submit(self._foresee, job)
-            try:
-                for number, future in enumerate(as_completed(futures)):
-                    job, candidate = futures[future]
-                    self._tell("compile", number, len(tasks), candidate.id)
-                    error = future.exception()
-                    if isinstance(error, DeviceLostError):
-                        raise error
-                    job.launches[candidate.id] = error or future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        self._tell("compile", len(tasks), len(tasks))
-
-    @staticmethod
-    def _foreseeable(jobs: Sequence[Job]) -> Iterator[Job]:
-        """Yield the jobs whose inputs and references are made up ahead: as many as there is memory for."""
-        left = MAX_FORESEEN_BYTES - sum(host_bytes(job.signature) for job in jobs if job.case)
-        for job in jobs:
-            if job.fresh and job.case is None:
-                left -= host_bytes(job.signature)
-                if left < 0:
-                    return
-                yield job
-
-    def _foresee(self, job: Job) -> None:
-        with suppress(CannotSample):  # the contest finds the same, and writes it down
-            job.case = Case(job.signature, self._reference, seeds_of(job.signature, self._config))
-            job.case.foresee()
-
-    def _prepare(self, signature: OpSignature, candidate: Candidate) -> Launch:
-        with self._watch.running(signature.key, (candidate.id,), "prepare"):
-            try:
-                return candidate.tactic.prepare(signature, self._device)
-            except Exception as error:
-                require_alive(self._device, signature, (candidate.id,), "prepare", error)
-                raise
+    def _measure_as_compiled(self, jobs: Sequence[Job]) -> None:
+        """Measure one job after the other as soon as its fresh candidates are compiled, while others still are."""
+        with self.stopwatch("reference"):
+            self._preparation.foresee(jobs)
+        waiting = deque(jobs)
+        while waiting:
+            # each that waited keeps its place: what was begun first is there first
+            job = next(filter(self._preparation.is_there, waiting), waiting[0])
+            waiting.remove(job)
+            self._tell("measure", self._done, len(jobs), str(job.signature))
+            self._preparation.finish(job)
+            self._measure(job)
+            if job.fresh:
+                self._preparation.begin(job)
+                waiting.append(job)
+            else:
+                self._done += 1
+        self._tell("measure", len(jobs), len(jobs))
 
     def _measure(self, job: Job) -> None:
         """Check and race the fresh candidates of one call, and remember what came of it."""
@@ -399,7 +293,7 @@ class Measurer:
             contest.run()
         finally:
             self._remember(job, contest)
-        self._advance(job)
+        self._discovery.advance(job)
 
     def _remember(self, job: Job, contest: Contest) -> None:
         """Write to the cache. If that fails, the next build takes longer, but this one need not end."""
@@ -422,7 +316,7 @@ class Measurer:
             return
         eta = (time.perf_counter() - self._phase[1]) / done * (total - done) if done else None
         self._progress(
-            Progress(phase, done, total, detail, self._counts["tactics"], self._counts["cached"], eta)
+            Progress(phase, done, total, detail, self._discovery.tactics, self._discovery.cached, eta)
         )
 
 
