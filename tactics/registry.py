@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
+from weakref import WeakKeyDictionary
 
 from tactician.errors import EngineMismatchError, PluginError
 from tactician.signature import OpSignature
@@ -44,6 +45,10 @@ class Candidate:
         return self.tactic.library or self.plugin.name
 
 
+Answers = tuple[list[Candidate], list[CandidateRecord]]
+"""Those that accepted a call, and the records of those that did not."""
+
+
 class Registry:
     """Tactic classes by operator, from all loaded plugins.
 
@@ -60,6 +65,7 @@ class Registry:
         self._exhaustive = exhaustive
         self._classes: dict[tuple[str, str], tuple[PluginRef, type[Tactic]]] = {}
         self._by_op: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        self._answers: WeakKeyDictionary[Device, dict[str, Answers]] = WeakKeyDictionary()
 
     def add(self, plugin: PluginRef, tactic: type[Tactic]) -> None:
         """Register ``tactic`` as offered by ``plugin``.
@@ -77,6 +83,7 @@ class Registry:
                 f"plugin '{plugin.name}' registers two tactics called '{tactic.name()}'; rename one of the classes"
             )
         self._classes[key] = (plugin, tactic)
+        self._answers.clear()
         for op in (tactic.op,) if isinstance(tactic.op, str) else tactic.op:
             self._by_op[op].add(key)
 
@@ -89,8 +96,16 @@ class Registry:
     ) -> tuple[list[Candidate], list[CandidateRecord]]:
         """Return the candidates that accept ``signature`` on ``device``, and the records of those that declined.
 
-        A tactic that raises instead of answering is recorded as failed: it can't take the others down.
+        A tactic that raises instead of answering is recorded as failed: it can't take the others down. Each is asked
+        once for a call: stages of a build ask again, and some ask a library that builds plans to know.
         """
+        known = self._answers.setdefault(device, {})
+        if signature.key not in known:
+            known[signature.key] = self._ask(signature, device)
+        accepted, refused = known[signature.key]
+        return list(accepted), list(refused)
+
+    def _ask(self, signature: OpSignature, device: Device) -> tuple[list[Candidate], list[CandidateRecord]]:
         accepted: list[Candidate] = []
         refused: list[CandidateRecord] = []
         for key in sorted(self._by_op[signature.op] | self._by_op[ANY_OP] | self._with_form(signature)):

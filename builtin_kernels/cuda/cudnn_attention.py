@@ -151,7 +151,7 @@ class AttentionGraph(PlanGraph):
 TACTICS: list[type[Tactic]] = [CudnnAttention]
 
 
-@lru_cache(maxsize=64)  # the calls of a network: describing one anew takes longer than a race
+@lru_cache(maxsize=1024)  # more than the calls of a network: describing one anew takes longer than a race
 def _graph(problem: AttentionProblem, library_handle: int) -> AttentionGraph:
     """Return the graph of a problem; its plans are built once for all of its tactics."""
     return AttentionGraph(problem, {"handle": library_handle})

@@ -119,7 +119,7 @@ class CudnnConv(Tactic):
 TACTICS: list[type[Tactic]] = [CudnnConv]
 
 
-@lru_cache(maxsize=64)  # the calls of a network: describing one anew takes longer than a race
+@lru_cache(maxsize=1024)  # more than the calls of a network: describing one anew takes longer than a race
 def _graph(problem: ConvProblem, channels_last: bool, tf32: bool, library_handle: int) -> ConvGraph:
     """Return the graph of a problem; its plans are built once for all of its tactics."""
     return ConvGraph(problem, tf32, {"handle": library_handle}, channels_last)
