@@ -120,8 +120,7 @@ class Bench:
         facts["first_result_s"] = time.perf_counter() - start
         facts["enqueue_us"] = _seconds_to_enqueue(lambda: session.enqueue(stream, {name: x})) * 1e6
         facts["profile"] = [
-            [t.op, t.node, t.tactic, t.seconds * 1e6]
-            for t in session.profile({name: x.cpu().numpy()})
+            [t.op, t.node, t.tactic, t.seconds * 1e6] for t in session.profile({name: x.cpu().numpy()})
         ]
         self._engine_facts = facts
         return lambda: session.enqueue(stream, {name: x}), result

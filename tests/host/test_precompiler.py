@@ -90,7 +90,8 @@ def test_a_compiler_that_dies_is_replaced(device: CompileOnlyDevice, ahead: Cuda
         return KernelSource(f'extern "C" __global__ void k(int* x) {{ x[0] = {n}; }}', "k")
 
     def compile_many(numbers: range) -> None:
-        wait([f for n in numbers for f in ahead.submit(lambda device: device.compile(kernel(n)))])
+        sources = map(kernel, numbers)
+        wait([f for s in sources for f in ahead.submit(lambda device, s=s: device.compile(s))])
 
     compile_many(range(4))
     for server in ahead._servers:
