@@ -78,7 +78,7 @@ def measure(
             supervisor = Supervisor(
                 workers, device.target, device.index, chosen, named, measurer.condemn, progress
             )
-            measurer.elsewhere = supervisor.measure
+            measurer.elsewhere = supervisor
         for key, measured in measurer.measure_all([s for s in left if s.key not in known]).items():
             results[key] = _with_earlier(results.get(key), (device, measured))
         workers.stopwatch.add(supervisor.stopwatch.seconds if isolated else measurer.stopwatch.seconds)

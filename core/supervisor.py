@@ -67,10 +67,8 @@ class Workers:
             self._open[target, device] = WorkerProcess(Opening(config, target, device, 0, os.getpid()))
         return self._open[target, device]
 
-    def ask(
-        self, target: str, device: int, request: Request, progress: Callable[[Progress], None] | None
-    ) -> Answer | Death:
-        """Return what the worker of a device found, or how it ended; then the next one asked is a new one.
+    def follow(self, target: str, device: int, progress: Callable[[Progress], None] | None) -> Answer | Death:
+        """Return what the worker of a device found, or how it ended; then the next one is a new one.
 
         Raises
         ------
@@ -79,7 +77,7 @@ class Workers:
         """
         process = self.start(target, device)
         try:
-            end = process.ask(request, progress)
+            end = process.follow(progress)
         except BaseException:
             del self._open[target, device]
             process.close(FAREWELL_SECONDS)
@@ -121,11 +119,17 @@ class Supervisor:
         self._request = Request((), decided, named, {}, careful=False)
         self._condemn = condemn
         self._progress = progress
+        self._begun: tuple[OpSignature, ...] = ()
         self.stopwatch = Stopwatch()
         """Seconds by phase that the workers told of."""
 
+    def begin(self, signatures: Sequence[OpSignature]) -> None:
+        """Let a worker begin with ``signatures``, which the build is going to want measured, it is not yet known how."""
+        self._begun = tuple(signatures)
+        self._ask(self._begun, _Jury({}, self._condemn))
+
     def measure(self, signatures: Sequence[OpSignature]) -> dict[str, tuple[CandidateRecord, ...]]:
-        """Return the records of all candidates, by signature key.
+        """Return the records of all candidates, by signature key, also of those that were begun with.
 
         Raises
         ------
@@ -134,15 +138,19 @@ class Supervisor:
         TacticianError
             What a worker raised.
         """
+        begun, self._begun = self._begun, ()
+        found = self._measure(begun, is_begun=True) if begun else {}
+        left = [s for s in signatures if s.key not in found]
+        return found | (self._measure(left) if left else {})
+
+    def _measure(
+        self, signatures: Sequence[OpSignature], *, is_begun: bool = False
+    ) -> dict[str, tuple[CandidateRecord, ...]]:
         jury = _Jury({s.key: s for s in signatures}, self._condemn)
-        for _ in range(MOST_WORKERS):
-            request = replace(
-                self._request,
-                signatures=tuple(signatures),
-                condemned=dict(jury.condemned),
-                careful=jury.careful,
-            )
-            end = self._workers.ask(self._target, self._device, request, self._progress)
+        for number in range(MOST_WORKERS):
+            if number or not is_begun:
+                self._ask(signatures, jury)
+            end = self._workers.follow(self._target, self._device, self._progress)
             if not isinstance(end, Death):
                 self.stopwatch.add(end.seconds)
                 return end.records
@@ -152,6 +160,15 @@ class Supervisor:
             + ", ".join(sorted({tactic for _, tactic in jury.strikes}))
             + "; leave their plugin out (--no-plugin NAME), or tell its author"
         )
+
+    def _ask(self, signatures: Sequence[OpSignature], jury: _Jury) -> None:
+        request = replace(
+            self._request,
+            signatures=tuple(signatures),
+            condemned=dict(jury.condemned),
+            careful=jury.careful,
+        )
+        self._workers.start(self._target, self._device).begin(request)
 
 
 class _Jury:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import pickle
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 BOOTSTRAP = "import sys; sys.path[:] = {path!r}; from tactician.worker import main; main()"
 PREPARE_MULTIPLE = 10
 """Times ``candidate_timeout`` that preparing may take: compilers are slow."""
+PIPE_BYTES = 1 << 20
+"""What a worker can tell while the build does something else."""
 POLL_SECONDS, FAREWELL_SECONDS, START_SECONDS = 0.2, 10.0, 300.0
 
 Suspect = tuple[str, str]
@@ -103,6 +106,10 @@ class WorkerProcess:
         self._data = bytearray()
         self._writer: threading.Thread | None = None
         self._pipe, writer = os.pipe()
+        with contextlib.suppress(
+            OSError, AttributeError
+        ):  # then a worker may have to wait until it is listened to
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed in `close`
         self._child: subprocess.Popen[bytes] | None = None
         try:
@@ -166,21 +173,21 @@ class WorkerProcess:
             os.close(self._pipe)
             self._output.close()
 
-    def ask(self, request: Request, progress: Callable[[Progress], None] | None) -> Answer | Death:
-        """Return what the worker found, or how it ended.
+    def begin(self, request: Request) -> None:
+        """Let the worker begin with a request."""
+        self._careful = request.careful
+        self._occasions, self._found = {}, {}
+        self._asked, self._heard = time.monotonic(), False
+        self._send(request)
+
+    def follow(self, progress: Callable[[Progress], None] | None) -> Answer | Death:
+        """Return what the worker found of the request that it has begun with, or how it ended.
 
         Raises
         ------
         TacticianError
             What the worker raised.
         """
-        self._careful = request.careful
-        self._occasions, self._found = {}, {}
-        self._asked, self._heard = time.monotonic(), False
-        self._send(request)
-        return self._follow(progress)
-
-    def _follow(self, progress: Callable[[Progress], None] | None) -> Answer | Death:
         for message in self._messages():
             match message:
                 case Began():

@@ -65,6 +65,10 @@ class Discovery:
         self.condemned: dict[tuple[str, str], str] = {}
         self.tactics = self.cached = 0
 
+    def is_offered(self, signature: OpSignature) -> bool:
+        """Return whether anybody offers to run a call."""
+        return self._registry.accepts(signature, self._device)
+
     def job(self, signature: OpSignature) -> Job:
         """Return what there is to do for a call.
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tactician.config import BuilderConfig
 from tactician.errors import BuildCancelledError, CacheError, DeviceError
@@ -31,7 +31,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Elsewhere = Callable[[Sequence[OpSignature]], Mapping[str, Sequence[CandidateRecord]]]
+
+class Elsewhere(Protocol):
+    """Another process that measures."""
+
+    def begin(self, signatures: Sequence[OpSignature]) -> None:
+        """Begin with calls that nothing is known of, while this process asks who could run them."""
+
+    def measure(self, signatures: Sequence[OpSignature]) -> Mapping[str, Sequence[CandidateRecord]]:
+        """Return the records of all candidates by signature key, also of the calls that were begun with."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +122,7 @@ class Measurer:
     Attributes
     ----------
     elsewhere
-        Measures in place of this process what the cache does not know: given the signatures, it returns the
-        records of all their candidates by signature key. None where this process measures.
+        Measures in place of this process what the cache does not know. None where this process measures.
     stopwatch
         Seconds of asking, compiling, checking and timing.
     """
@@ -181,6 +188,7 @@ class Measurer:
         jobs: list[Job] = []
         self._done = 0
         try:
+            begun = self._begin_elsewhere(unique)
             for number, signature in enumerate(unique):
                 self._tell("discover", number, len(unique), str(signature))
                 with self.stopwatch("ask"):
@@ -189,7 +197,7 @@ class Measurer:
                     self._preparation.begin(jobs[-1])
             self._tell("discover", len(unique), len(unique))
             if self.elsewhere is not None:
-                self._measure_elsewhere([job for job in jobs if job.fresh])
+                self._measure_elsewhere([job for job in jobs if job.fresh], begun=begun)
             if self._preparation.is_ahead:
                 self._measure_as_compiled(jobs)
             else:
@@ -231,11 +239,24 @@ class Measurer:
             rows = job.rows([candidate], digest, self.policy, conditions, time.time())
             self._cache.put(signature, self._fingerprint, rows)
 
-    def _measure_elsewhere(self, jobs: Sequence[Job]) -> None:
+    def _begin_elsewhere(self, signatures: Sequence[OpSignature]) -> bool:
+        """Let another process begin with the calls that the cache knows nothing of, and return whether there are any."""
+        if self.elsewhere is None or self._cache is None or self._config.error_on_timing_cache_miss:
+            return False
+        unknown = [
+            s
+            for s in signatures
+            if not self._cache.get(s, self._fingerprint, self.policy) and self._discovery.is_offered(s)
+        ]
+        if unknown:
+            self.elsewhere.begin(unknown)
+        return bool(unknown)
+
+    def _measure_elsewhere(self, jobs: Sequence[Job], *, begun: bool) -> None:
         """Let another process do the jobs, and take over what it found."""
-        if not jobs or self.elsewhere is None:
+        if self.elsewhere is None or not (jobs or begun):
             return
-        found = self.elsewhere([job.signature for job in jobs])
+        found = self.elsewhere.measure([job.signature for job in jobs])
         for job in jobs:
             known = {r.tactic: r for r in found.get(job.signature.key, ())}
             for candidate in job.fresh:

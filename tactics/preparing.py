@@ -115,7 +115,7 @@ class Preparation:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        self._tell("compile", len(tasks), len(tasks))
+        self._tell("compile", len(tasks), len(tasks), "")
 
     @staticmethod
     def _foreseeable(jobs: Sequence[Job]) -> Iterator[Job]:
