@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 MAX_FORESEEN_BYTES = 8 << 30
 """Host memory that inputs and references take which are made up before their call is measured."""
 
+PATIENCE = 10
+"""Times ``candidate_timeout`` that compilers elsewhere are waited for."""
+
 
 class Preparation:
     """Prepares the candidates of jobs on one device.
@@ -77,7 +80,8 @@ class Preparation:
     def finish(self, job: Job) -> None:
         """Wait for what was begun for ``job``, and prepare its candidates."""
         with self._stopwatch("compile"):
-            wait(self._coming.pop(job.signature.key, ()))
+            # what never comes hangs once more when it is prepared, and there somebody watches
+            wait(self._coming.pop(job.signature.key, ()), PATIENCE * self._config.candidate_timeout)
         with self._stopwatch("load"):
             for candidate in job.to_prepare:
                 try:
