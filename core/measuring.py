@@ -81,7 +81,11 @@ def measure(
             measurer.elsewhere = supervisor
         for key, measured in measurer.measure_all([s for s in left if s.key not in known]).items():
             results[key] = _with_earlier(results.get(key), (device, measured))
-        workers.stopwatch.add(supervisor.stopwatch.seconds if isolated else measurer.stopwatch.seconds)
+        took = measurer.stopwatch.seconds
+        if isolated:
+            workers.stopwatch.add(supervisor.stopwatch.seconds)
+            took = {"ask (build)": took.get("ask", 0.0)}  # while the worker asks its own
+        workers.stopwatch.add(took)
         results |= {s.key: known[s.key] for s in left if s.key in known}
         known = {}
         left = [s for s in left if s.key in needed and not results[s.key][1].usable]
