@@ -50,7 +50,8 @@ class BuilderConfig:
     max_candidates
         Most candidates of one signature that are timed, in the tactics' own order; None for all.
     exhaustive
-        Whether tactics are asked for their whole search space instead of what they take to be fastest.
+        Whether tactics are asked for their whole search space instead of what they take to be fastest, and all of
+        it is timed; else only the first few of every kind, and more of those that keep up.
     timing_cache
         Path of the timing cache; None for the user's own.
     use_timing_cache

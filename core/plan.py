@@ -135,7 +135,9 @@ class BuildReport(msgspec.Struct, frozen=True):
 
     ``apart`` says of the operators that were fused what each would have run by itself; ``views`` are the nodes for
     which nothing runs, since their result lies where their input does. ``precisions`` are those that raced for
-    ``precision="best"``.
+    ``precision="best"``. ``seconds`` is by phase of the build;
+    ``measuring`` says what those parts of it took that measure: asking tactics, compiling, making up inputs and
+    references, checking, timing.
     """
 
     device: dict[str, str]
@@ -147,3 +149,4 @@ class BuildReport(msgspec.Struct, frozen=True):
     apart: tuple[Decision, ...] = ()
     views: tuple[str, ...] = ()
     precisions: tuple[PrecisionTrial, ...] = ()
+    measuring: dict[str, float] = {}

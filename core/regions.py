@@ -326,7 +326,8 @@ def _function(network: ir.Model, nodes: Sequence[ir.Node], inputs: Sequence[ir.V
 
 
 def _is_accepted(signature: OpSignature, registry: Registry, device: Device) -> bool:
-    accepted, _ = registry.candidates(signature, device)
     if not signature.parts:
-        return bool(accepted)
-    return any(accepts_form(candidate.tactic.fused_forms, signature) for candidate in accepted)
+        return registry.accepts(signature, device)
+    return registry.accepts(
+        signature, device, lambda candidate: accepts_form(candidate.tactic.fused_forms, signature)
+    )

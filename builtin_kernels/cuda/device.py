@@ -14,7 +14,7 @@ from tactician.builtin_kernels.cuda.tensor import DeviceTensor
 from tactician.errors import DeviceError, TacticError
 from tactician.plugins.kernel_binary import KernelBinary
 from tactician.plugins.kernel_source import KernelLanguage
-from tactician.plugins.target import Artifacts, Device, Thunk, Timer
+from tactician.plugins.target import Artifacts, Device, Precompiler, Thunk, Timer
 from tactician.signature import TensorType, dtype_name
 
 DEFAULT_SHARED_BYTES = 48 * 1024
@@ -48,6 +48,7 @@ class CudaDevice(Device):
         self._kernels: dict[str, Kernel] = {}
         self._lock = threading.Lock()
         self._streams: dict[int, Any] = {}
+        self._precompiler: Precompiler | None = None
 
     def fingerprint(self) -> dict[str, str]:
         """Return GPU, clocks, power cap, MIG mode, driver and library versions."""
@@ -97,6 +98,15 @@ class CudaDevice(Device):
                 driver.cuMemcpyHtoDAsync(tensor.pointer, array.ctypes.data, array.nbytes, int(stream.handle))
             )
             stream.sync()
+
+    def fill(self, tensor: DeviceTensor, nbytes: int, byte: int) -> None:
+        """Set all bytes of ``tensor`` on the GPU, and wait."""
+        from cuda.bindings import driver
+
+        if nbytes:
+            self.core.set_current()
+            _check(driver.cuMemsetD8Async(tensor.pointer, byte, nbytes, int(self._stream.handle)))
+            self.synchronize(self._stream)
 
     def download(self, tensor: DeviceTensor, stream: Any = None) -> np.ndarray[Any, Any]:
         """Return a host copy of ``tensor``."""
@@ -189,6 +199,14 @@ class CudaDevice(Device):
         finally:
             builder.end_building()
         return _Replay(builder.complete(), thunk)
+
+    def precompiler(self, processes: int) -> Precompiler | None:
+        """Return what compiles kernels ahead of the time that they are loaded; the same every time."""
+        from tactician.builtin_kernels.cuda.precompiler import CudaPrecompiler
+
+        if self._precompiler is None:
+            self._precompiler = CudaPrecompiler(self, processes)
+        return self._precompiler
 
     def timer(self) -> Timer:
         """Return a timer by CUDA events around graph replays."""
@@ -322,7 +340,16 @@ class CompileOnlyDevice(CudaDevice):
         if not isinstance(source, KernelSource | KernelBinary):
             return source.load(self)
         loadable_code(source, str(self.facts["arch"]), self.artifacts)
+        return self.no_kernel()
+
+    @staticmethod
+    def no_kernel() -> Any:
+        """Return what stands for a kernel that can't be launched."""
         return _NoKernel()
+
+    def precompiler(self, processes: int) -> Precompiler | None:
+        """Return None: nothing is measured here."""
+        return None
 
 
 class _NoKernel:

@@ -194,6 +194,8 @@ def summary(engine: Engine, output: Path, lock_file: Path, latency: float | None
     lines += [f"WARNING  {line}" for line in fallbacks(plan)]
     lines += [f"memory   {describe_memory(report)}" for report in plan.memory]
     lines.append("time     " + ", ".join(f"{phase} {duration(s)}" for phase, s in report.seconds.items()))
+    if report.measuring:
+        lines.append("of that  " + ", ".join(f"{what} {duration(s)}" for what, s in report.measuring.items()))
     wrote = f"{output} ({size(output.stat().st_size)})" + (f" and {lock_file}" if lock_file.exists() else "")
     lines.append(f"wrote    {wrote}")
     lines.append(
@@ -293,6 +295,7 @@ def _plain(engine: Engine, output: Path, lock_file: Path, latency: float | None)
         "stages": msgspec.to_builtins(report.stages),
         "memory": msgspec.to_builtins(plan.memory),
         "seconds": dict(report.seconds),
+        "measuring": dict(report.measuring),
         "latency_seconds": latency,
         "precisions": msgspec.to_builtins(report.precisions),
         "warnings": list(report.warnings),
