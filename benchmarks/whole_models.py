@@ -102,6 +102,7 @@ class Bench:
         start = time.perf_counter()
         engine = tactician.build(path, config)
         facts = {"steps": len(engine.plan.steps), "seconds": dict(engine.report.seconds)}
+        facts["measuring"] = dict(engine.report.measuring)
         facts["elsewhere"] = sum(s.target != self.device for s in engine.plan.steps)
         facts["built_s"] = time.perf_counter() - start
         start = time.perf_counter()
@@ -120,8 +121,7 @@ class Bench:
         facts["first_result_s"] = time.perf_counter() - start
         facts["enqueue_us"] = _seconds_to_enqueue(lambda: session.enqueue(stream, {name: x})) * 1e6
         facts["profile"] = [
-            [t.op, t.node, t.tactic, t.seconds * 1e6]
-            for t in session.profile({name: x.cpu().numpy()})
+            [t.op, t.node, t.tactic, t.seconds * 1e6] for t in session.profile({name: x.cpu().numpy()})
         ]
         self._engine_facts = facts
         return lambda: session.enqueue(stream, {name: x}), result

@@ -21,14 +21,16 @@ from tactician.config import BuilderConfig
 from tactician.engine import Engine
 from tactician.importer import import_model
 from tactician.layouts.stage import report_stage
-from tactician.measuring import measure
+from tactician.measuring import is_isolated, measure
 from tactician.network import tensor_type
 from tactician.optimizing import optimise
 from tactician.plan import FORMAT_VERSION, BuildReport, ModelInfo, Plan, PluginUse
 from tactician.plugins.manager import Plugins, load_plugins
 from tactician.plugins.target import Artifacts, Device, Target, Timer
+from tactician.precision_race import race
 from tactician.signature import OpSignature
 from tactician.stages import FUSE
+from tactician.supervisor import Workers
 from tactician.tactics.cache import TimingCache
 from tactician.tactics.choose import choose, choose_all
 from tactician.tactics.lock import LockFile
@@ -80,17 +82,37 @@ def build(
         If cancelled; what was timed stays in the cache.
     """
     config = config or BuilderConfig()
+    if config.precision == "best":
+        again = partial(build, model, target=target, selector=selector, timer=timer, progress=progress)
+        return race(again, config, load_plugins(config))
+    with Workers(config) as workers:
+        return _build(model, config, workers, target, selector, timer, progress)
+
+
+def _build(
+    model: Any,
+    config: BuilderConfig,
+    workers: Workers,
+    target: Target | str | None,
+    selector: AlgorithmSelector | None,
+    timer: Timer | None,
+    progress: Watch | None,
+) -> Engine:
     clock = _Clock()
     with clock("load plugins"):
         plugins = load_plugins(config)
         devices = _open_devices(plugins, config, target)
         device = devices[0]
+    own = timer or (target if isinstance(target, Target) else None)
+    if _is_cold(device, plugins, config, own):
+        workers.start(device.target, device.index)  # it opens the device while the model is imported
     with clock("import"):
         network = import_model(model, config.shapes, plugins.ops)
         info = model_info(model, network)
     lock = _read_lock(config)
-    own = timer or (target if isinstance(target, Target) else None)
-    run = partial(measure, plugins=plugins, config=config, timer=timer, progress=progress, own=own)
+    run = partial(
+        measure, plugins=plugins, config=config, timer=timer, progress=progress, own=own, workers=workers
+    )
     made = optimise(network, plugins, device, config, lock, run, clock)
     fuser, stages = made.fuser, made.stages
     with clock("measure"):
@@ -119,6 +141,7 @@ def build(
         (*made.fusions, *fuser.fusions),
         tuple(_choose_apart(fuser.absorbed, measured)),
         tuple(sorted(view_nodes(network, config))),
+        dict(workers.stopwatch.seconds),
     )
     return Engine(plan, report, weights, artifacts)
 
@@ -134,6 +157,13 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def _is_cold(device: Device, plugins: Plugins, config: BuilderConfig, own: Timer | Target | None) -> bool:
+    """Return whether there is sure to be something for a worker to measure: nothing is known of the device yet."""
+    if not is_isolated(plugins.targets.get(device.target), own, config):
+        return False
+    return not config.use_timing_cache or not TimingCache(config.timing_cache).knows(device.fingerprint())
 
 
 def _open_devices(plugins: Plugins, config: BuilderConfig, target: Target | str | None) -> list[Device]:

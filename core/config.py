@@ -12,8 +12,8 @@ from tactician.errors import ConfigError
 if TYPE_CHECKING:
     from tactician.plugins.inline import InlinePlugin
 
-Precision = Literal["fp32", "tf32", "fp16", "bf16"]
-"""What tensors of float32 may be computed in."""
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "best"]
+"""What tensors of float32 may be computed in; ``"best"`` lets the others race."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,10 @@ class BuilderConfig:
         Target name (None: ``cuda`` where there is a GPU, else ``cpu``) and device index.
     precision
         What tensors of float32 are computed in: None as they are, ``"tf32"`` with products rounded to tf32, ``"fp16"`` or
-        ``"bf16"`` in 16 bits with sums in float32, where operators have such a form.
+        ``"bf16"`` in 16 bits with sums in float32, where operators have such a form. ``"best"`` builds the network in all
+        of them and keeps the fastest that is within ``precision_tolerance``.
+    precision_tolerance
+        Largest ‖out − fp32‖ / ‖fp32‖ of any output of the network that ``"best"`` takes.
     precision_rules
         ``(node glob, "fp32" or the precision)`` pairs, the last that matches a node wins.
     tf32
@@ -47,7 +50,8 @@ class BuilderConfig:
     max_candidates
         Most candidates of one signature that are timed, in the tactics' own order; None for all.
     exhaustive
-        Whether tactics are asked for their whole search space instead of what they take to be fastest.
+        Whether tactics are asked for their whole search space instead of what they take to be fastest, and all of
+        it is timed; else only the first few of every kind, and more of those that keep up.
     timing_cache
         Path of the timing cache; None for the user's own.
     use_timing_cache
@@ -82,6 +86,7 @@ class BuilderConfig:
     target: str | None = None
     device: int = 0
     precision: Precision | None = None
+    precision_tolerance: float = 5e-3
     precision_rules: tuple[tuple[str, str], ...] = ()
     tf32: bool = False
     deterministic: bool = False
@@ -110,5 +115,9 @@ class BuilderConfig:
         for what in (self.precision, *(p for _, p in self.precision_rules)):
             if what not in (None, *get_args(Precision)):
                 raise ConfigError(f"precision '{what}' is none of {', '.join(get_args(Precision))}")
+        if not self.precision_tolerance >= 0:
+            raise ConfigError(
+                f"precision_tolerance is {self.precision_tolerance}; it is a relative error, such as 5e-3"
+            )
         if self.precision == "tf32":
             object.__setattr__(self, "tf32", True)

@@ -69,7 +69,8 @@ class Fuser:
         self.fusions = [_forced(region) for region in self._applied] + [_missed(m) for m in missed]
         self.absorbed: dict[str, OpSignature] = {}
         taken = {name for region in self._applied for name in region.names}
-        self._open = [r for r in regions if taken.isdisjoint(r.names) and _is_open(r, lock, config)]
+        untaken = [r for r in regions if taken.isdisjoint(r.names) and _is_open(r, lock, config)]
+        self._open = untaken if config.exhaustive else shortest_and_longest(untaken)
         self._moved: dict[ir.Value, ir.Value] = {}
         apply(network, self._applied, self._moved)
 
@@ -187,6 +188,21 @@ def _without_overlap(regions: Iterable[Region]) -> list[Region]:
         if taken.isdisjoint(region.names):
             taken.update(region.names)
             kept.append(region)
+    return kept
+
+
+def shortest_and_longest(regions: Iterable[Region]) -> list[Region]:
+    """Return ``regions`` without those between the shortest and the longest around one anchor, which cost time to measure.
+
+    What follows an anchor costs its kernel next to nothing, or else already the first operator does.
+    """
+    groups: dict[tuple[str, ...], list[Region]] = {}
+    for region in regions:
+        groups.setdefault(region.around, []).append(region)
+    kept: list[Region] = []
+    for group in groups.values():
+        group.sort(key=lambda region: len(region.nodes))
+        kept += dict.fromkeys((group[0], group[-1]))
     return kept
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from tactician.config import BuilderConfig
 from tactician.errors import ConfigError
@@ -14,7 +11,7 @@ from tactician.plugins.manager import Plugins
 from tactician.plugins.reference import reference_for
 from tactician.plugins.target import Device, Target, Timer
 from tactician.signature import OpSignature
-from tactician.supervisor import Supervisor
+from tactician.supervisor import Supervisor, Workers
 from tactician.tactics.cache import TimingCache
 from tactician.tactics.choose import decided
 from tactician.tactics.lock import LockFile
@@ -31,6 +28,7 @@ def measure(
     progress: Callable[[Progress], None] | None,
     *,
     own: Timer | Target | None,
+    workers: Workers,
     proposed: Mapping[str, OpSignature] | None = None,
     known: Mapping[str, tuple[Device, Measured]] | None = None,
 ) -> dict[str, tuple[Device, Measured]]:
@@ -46,6 +44,8 @@ def measure(
         What was measured on the first device before, by signature key.
     own
         What of the caller's another process can't have: then candidates are measured in this one.
+    workers
+        Measure where candidates have a process of their own; they keep how many seconds it took.
 
     Raises
     ------
@@ -58,31 +58,36 @@ def measure(
     left = [*signatures.values(), *(proposed or {}).values()]
     chosen = decided(signatures, lock, config)
     needed = {s.key for s in signatures.values()}
+    named = named_by(signatures, lock)
     known = {key: found for key, found in (known or {}).items() if key not in chosen}
     for device in devices:
-        isolated = _is_isolated(plugins.targets.get(device.target), own, config)
-        with _timing_cache(config, needed=isolated) as cache:
-            measurer = Measurer(
-                plugins.registry,
-                device,
-                timer or device.timer(),
-                lambda signature: reference_for(signature, plugins.ops),
-                cache=cache,
-                config=config,
-                hooks=plugins.hooks.filter_tactics,
-                progress=progress,
-                decided=chosen,
+        isolated = is_isolated(plugins.targets.get(device.target), own, config)
+        measurer = Measurer(
+            plugins.registry,
+            device,
+            timer or device.timer(),
+            lambda signature: reference_for(signature, plugins.ops),
+            cache=TimingCache(workers.cache_path) if config.use_timing_cache or isolated else None,
+            config=config,
+            hooks=plugins.hooks.filter_tactics,
+            progress=progress,
+            decided=chosen,
+            named=named,
+        )
+        if isolated:
+            supervisor = Supervisor(
+                workers, device.target, device.index, chosen, named, measurer.condemn, progress
             )
-            if isolated and cache is not None:
-                shared = replace(config, timing_cache=cache.path, use_timing_cache=True)
-                supervisor = Supervisor(
-                    shared, device.target, device.index, chosen, measurer.condemn, progress
-                )
-                measurer.elsewhere = supervisor.measure
-            for key, measured in measurer.measure_all([s for s in left if s.key not in known]).items():
-                results[key] = _with_earlier(results.get(key), (device, measured))
-            results |= {s.key: known[s.key] for s in left if s.key in known}
-            known = {}
+            measurer.elsewhere = supervisor
+        for key, measured in measurer.measure_all([s for s in left if s.key not in known]).items():
+            results[key] = _with_earlier(results.get(key), (device, measured))
+        took = measurer.stopwatch.seconds
+        if isolated:
+            workers.stopwatch.add(supervisor.stopwatch.seconds)
+            took = {"ask (build)": took.get("ask", 0.0)}  # while the worker asks its own
+        workers.stopwatch.add(took)
+        results |= {s.key: known[s.key] for s in left if s.key in known}
+        known = {}
         left = [s for s in left if s.key in needed and not results[s.key][1].usable]
         if not left:
             break
@@ -99,7 +104,7 @@ def _with_earlier(
     return device, replace(measured, records=(*measured.records, *other.records))
 
 
-def _is_isolated(target: Target | None, own: Timer | Target | None, config: BuilderConfig) -> bool:
+def is_isolated(target: Target | None, own: Timer | Target | None, config: BuilderConfig) -> bool:
     """Return whether candidates for ``target`` are measured in a process of their own."""
     if config.isolate and own is not None:
         raise ConfigError(
@@ -110,13 +115,11 @@ def _is_isolated(target: Target | None, own: Timer | Target | None, config: Buil
     return asked and own is None
 
 
-@contextmanager
-def _timing_cache(config: BuilderConfig, *, needed: bool) -> Iterator[TimingCache | None]:
-    """Return the timing cache or, where it is ``needed`` all the same, one that is gone afterwards."""
-    if config.use_timing_cache:
-        yield TimingCache(config.timing_cache)
-    elif needed:
-        with tempfile.TemporaryDirectory(prefix="tactician-") as folder:
-            yield TimingCache(Path(folder, "timing.sqlite"))
-    else:
-        yield None
+def named_by(signatures: Mapping[str, OpSignature], lock: LockFile | None) -> dict[str, frozenset[str]]:
+    """Return, by signature key, the tactics that the lock file names for some node, so that they are tried."""
+    named: dict[str, set[str]] = {}
+    for node, signature in signatures.items():
+        tactic = lock.choice(node, signature) if lock is not None else None
+        if tactic is not None:
+            named.setdefault(signature.key, set()).add(tactic)
+    return {key: frozenset(ids) for key, ids in named.items()}

@@ -117,11 +117,27 @@ class Plan(msgspec.Struct, frozen=True):
         return msgspec.json.encode(self, order="deterministic")
 
 
+class PrecisionTrial(msgspec.Struct, frozen=True):
+    """The whole network in one precision: seconds of a run, and ‖out − fp32‖ / ‖fp32‖ of the worst output.
+
+    Both are None where it was not run; ``reason`` says why it was kept or not.
+    """
+
+    precision: str
+    kept: bool
+    seconds: float | None
+    error: float | None
+    reason: str
+
+
 class BuildReport(msgspec.Struct, frozen=True):
     """What a build measured and decided; kept in the engine for ``explain``, never needed to run.
 
     ``apart`` says of the operators that were fused what each would have run by itself; ``views`` are the nodes for
-    which nothing runs, since their result lies where their input does.
+    which nothing runs, since their result lies where their input does. ``precisions`` are those that raced for
+    ``precision="best"``. ``seconds`` is by phase of the build;
+    ``measuring`` says what those parts of it took that measure: asking tactics, compiling, making up inputs and
+    references, checking, timing.
     """
 
     device: dict[str, str]
@@ -132,3 +148,5 @@ class BuildReport(msgspec.Struct, frozen=True):
     fusions: tuple[Fusion, ...] = ()
     apart: tuple[Decision, ...] = ()
     views: tuple[str, ...] = ()
+    precisions: tuple[PrecisionTrial, ...] = ()
+    measuring: dict[str, float] = {}

@@ -51,6 +51,14 @@ class Region:
         return not self.signature.parts
 
     @property
+    def around(self) -> tuple[str, ...]:
+        """The names of the anchor and of what comes before it; of all operators, where it was recognised."""
+        if self.is_recognised:
+            return self.names
+        roles = (part.role for part in self.signature.parts)
+        return tuple(name for name, role in zip(self.names, roles, strict=True) if role != "epilogue")
+
+    @property
     def name(self) -> str:
         """The name of the fused node: those of its first and last operator."""
         return f"{self.nodes[0].name}+{self.nodes[-1].name}"
@@ -318,7 +326,8 @@ def _function(network: ir.Model, nodes: Sequence[ir.Node], inputs: Sequence[ir.V
 
 
 def _is_accepted(signature: OpSignature, registry: Registry, device: Device) -> bool:
-    accepted, _ = registry.candidates(signature, device)
     if not signature.parts:
-        return bool(accepted)
-    return any(accepts_form(candidate.tactic.fused_forms, signature) for candidate in accepted)
+        return registry.accepts(signature, device)
+    return registry.accepts(
+        signature, device, lambda candidate: accepts_form(candidate.tactic.fused_forms, signature)
+    )

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import msgspec
 from tactician.config import BuilderConfig
@@ -35,8 +35,8 @@ HEADER = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a worker is to do.
+class Opening:
+    """What a worker begins with.
 
     Parameters
     ----------
@@ -44,12 +44,6 @@ class Request:
         Of the build; its timing cache is where verdicts are kept, also for the next worker.
     target, device
         Name and index.
-    decided
-        As ``Measurer`` takes it.
-    condemned
-        As ``Measurer`` has it.
-    careful
-        Whether to do one thing at a time, so that it is known who takes the process down.
     descriptor
         Of the pipe to write messages to.
     parent
@@ -59,12 +53,29 @@ class Request:
     config: BuilderConfig
     target: str
     device: int
-    signatures: Sequence[OpSignature]
-    decided: Mapping[str, frozenset[str]]
-    condemned: Mapping[tuple[str, str], str]
-    careful: bool
     descriptor: int
     parent: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a worker is to do next.
+
+    Parameters
+    ----------
+    decided, named
+        As ``Measurer`` takes them.
+    condemned
+        As ``Measurer`` has it.
+    careful
+        Whether to do one thing at a time, so that it is known who takes the process down.
+    """
+
+    signatures: Sequence[OpSignature]
+    decided: Mapping[str, frozenset[str]]
+    named: Mapping[str, frozenset[str]]
+    condemned: Mapping[tuple[str, str], str]
+    careful: bool
 
 
 class Began(msgspec.Struct, tag=True, frozen=True):
@@ -131,7 +142,9 @@ class Raised(msgspec.Struct, tag=True, frozen=True):
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
-    """Everything was found."""
+    """Everything of a request was found, in so many seconds by phase."""
+
+    seconds: dict[str, float]
 
 
 Message = Began | Turned | Ended | Told | Found | Lost | Warned | Raised | Done
@@ -140,8 +153,7 @@ Message = Began | Turned | Ended | Told | Found | Lost | Warned | Raised | Done
 class Reporter(Watch):
     """Writes messages to the pipe, from any thread."""
 
-    def __init__(self, descriptor: int, careful: bool) -> None:
-        self.careful = careful
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._encoder = msgspec.msgpack.Encoder()
         self._lock = threading.Lock()
@@ -208,68 +220,82 @@ class OneByOne(Timer):
 
 
 class Worker:
-    """Does one request."""
+    """Does requests on one device, one after the other."""
 
     PR_SET_PDEATHSIG: ClassVar[int] = 1
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self._reporter = Reporter(request.descriptor, request.careful)
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
+        self._reporter = Reporter(opening.descriptor)
 
-    def run(self) -> None:
-        """Measure, and send what comes of it."""
+    def run(self, requests: BinaryIO) -> None:
+        """Do what is asked for until nothing more is, and send what comes of it."""
         self._die_with_parent()
         logging.getLogger("tactician.tactics").addHandler(_Forward(self._reporter))
         try:
-            results = self._measure()
+            self._open()
+            while (request := _read(requests)) is not None:
+                self._do(request)
         except DeviceLostError as error:
             self._reporter.send(Lost(error.key, error.candidates, error.stage, str(error)))
         except (BuildCancelledError, KeyboardInterrupt):
             return
         except TacticianError as error:
             self._reporter.send(Raised(type(error).__name__, str(error)))
-        else:
-            for found in results:
-                self._reporter.send(found)
-            self._reporter.send(Done())
 
-    def _measure(self) -> list[Found]:
-        request, config = self._request, self._request.config
-        plugins = load_plugins(config)
-        device = plugins.target(request.target).device(request.device, Artifacts())
-        timer = device.timer()
+    def _open(self) -> None:
+        config = self._opening.config
+        self._plugins = load_plugins(config)
+        self._device = self._plugins.target(self._opening.target).device(self._opening.device, Artifacts())
+        self._timer = self._device.timer()
+        self._cache = TimingCache(config.timing_cache)
+
+    def _do(self, request: Request) -> None:
+        plugins = self._plugins
+        self._reporter.careful = request.careful
         measurer = Measurer(
             plugins.registry,
-            device,
-            OneByOne(timer, self._reporter) if request.careful else timer,
+            self._device,
+            OneByOne(self._timer, self._reporter) if request.careful else self._timer,
             lambda signature: reference_for(signature, plugins.ops),
-            cache=TimingCache(config.timing_cache),
-            config=config,
+            cache=self._cache,
+            config=self._opening.config,
             hooks=plugins.hooks.filter_tactics,
             progress=self._reporter.progress,
             decided=request.decided,
+            named=request.named,
             watch=self._reporter,
         )
         measurer.condemned.update(request.condemned)
-        measured = measurer.measure_all(request.signatures)
-        return [Found(key, m.records) for key, m in measured.items()]
+        for key, measured in measurer.measure_all(request.signatures).items():
+            self._reporter.send(Found(key, measured.records))
+        self._reporter.send(Done(measurer.stopwatch.seconds))
 
     def _die_with_parent(self) -> None:
         os.set_inheritable(
-            self._request.descriptor, False
+            self._opening.descriptor, False
         )  # what this process starts must not hold the pipe open
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(self.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != self._request.parent:
+        if os.getppid() != self._opening.parent:
             os._exit(1)
 
 
+def _read(requests: BinaryIO) -> Request | None:
+    """Return the next request; None where the build wants nothing more."""
+    try:
+        request: Request = pickle.load(requests)  # from the build that started this process
+    except EOFError:
+        return None
+    return request
+
+
 def main() -> None:
-    """Read a request from standard input and do it; does not return."""
+    """Read from standard input how to begin, then requests, and do them; does not return."""
     code = 0
     try:
-        request: Request = pickle.load(sys.stdin.buffer)  # from the build that started this process
-        Worker(request).run()
+        opening: Opening = pickle.load(sys.stdin.buffer)  # from the build that started this process
+        Worker(opening).run(sys.stdin.buffer)
     except BaseException:
         traceback.print_exc()
         code = 1

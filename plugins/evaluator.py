@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
+from onnx.reference.op_run import OpFunctionContextDependant, OpRun, RuntimeContextError
 from tactician.plugins import fast_reference
 from tactician.plugins.op import Op, as_outputs
 from tactician.signature import AttributeValue, Blob, OpSignature, TensorType, dtype_name
@@ -37,7 +38,13 @@ def make_evaluator(model: ModelProto, ops: Mapping[str, Op]) -> ReferenceEvaluat
                 return MaxPool
             if op := ops.get(f"{node.domain}::{node.op_type}"):
                 return _custom_class(op)
-            return super()._load_impl(node, input_types)
+            try:
+                return super()._load_impl(node, input_types)
+            except RuntimeContextError:
+                # an operator whose definition depends on types, within a function that states none
+                if input_types is not None or self.all_types_:
+                    raise
+                return partial(OpFunctionContextDependant, parent=self)
 
     return Evaluator(model)
 

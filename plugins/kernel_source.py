@@ -20,6 +20,16 @@ class KernelSource:
     name: str
     defines: tuple[tuple[str, int | str], ...] = ()
 
+    @property
+    def waits(self) -> bool:
+        """Whether the kernel calls a function ``await_predecessors()`` that waits for the kernels before it.
+
+        It may then be launched before they have ended (programmatic dependent launch, compute capability 9.0 and later:
+        CUDA C++ Programming Guide). The function is ``griddepcontrol.wait``, and comes before any access to memory that
+        other kernels write.
+        """
+        return "await_predecessors();" in self.text
+
     def key(self, arch: str) -> str:
         """Return the content key of this kernel compiled for ``arch``."""
         return Artifacts.key("cubin", arch, self.name, self.text, repr(self.defines))

@@ -28,7 +28,8 @@ class Op:
         Computes the output types from a signature's inputs, attributes and known constants.
     reference
         Computes the outputs with NumPy. It is called with inputs in the signature's types or, when a tactic is
-        checked, in a wider floating-point type, and should compute in the type that it is given.
+        checked, in a wider floating-point type, and should compute in the type that it is given. Several threads may
+        call it at once.
     channels_last
         What other operator it is in another layout: then the builder races the two over whole networks.
     """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,13 +26,25 @@ class Artifacts:
     def __init__(self, stored: Mapping[str, bytes] | None = None) -> None:
         self._stored: dict[str, bytes] = dict(stored or {})
         self._used: set[str] = set()
+        self._lock = threading.Lock()
+        self._making: dict[str, threading.Lock] = {}
 
     def get(self, key: str, make: Callable[[], bytes]) -> bytes:
         """Return the bytes stored under ``key``, made by ``make`` on first use."""
-        if key not in self._stored:
-            self._stored[key] = make()
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:  # tactics of one call share kernels, and are prepared at the same time
+            if key not in self._stored:
+                self._stored[key] = make()
         self._used.add(key)
         return self._stored[key]
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store what was made elsewhere."""
+        self._stored[key] = data
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._stored
 
     def forget_use(self) -> None:
         """Begin to count anew what is used."""
@@ -71,6 +85,23 @@ class Timer(ABC):
     def conditions(self) -> dict[str, int | str]:
         """Return what the machine's state was in the last round (``sm_clock_mhz``, ``throttle`` …), as far as it can be read."""
         return {}
+
+
+class Precompiler(ABC):
+    """Compiles in other processes what tactics are going to ask their device for, so that this process can measure."""
+
+    @abstractmethod
+    def submit(self, prepare: Callable[[Device], Any]) -> Sequence[Future[None]]:
+        """Begin to compile what ``prepare``, a tactic's, asks the device for that it is given.
+
+        That device has the facts of the real one and runs nothing. What fails here fails again, and is told,
+        when the tactic is prepared in earnest.
+
+        Returns
+        -------
+        sequence of Future
+            They end when it is compiled, or can't be.
+        """
 
 
 class Device(ABC):
@@ -116,6 +147,13 @@ class Device(ABC):
     def download(self, tensor: Any, stream: Any = None) -> np.ndarray[Any, Any]:
         """Return a host copy of ``tensor``, after all work enqueued on ``stream``."""
 
+    def fill(self, tensor: Any, nbytes: int, byte: int) -> None:
+        """Set all ``nbytes`` bytes of ``tensor``, whose elements are bytes, to ``byte``, and wait.
+
+        A device that can do that without a copy from the host should.
+        """
+        self.upload(tensor, np.full(nbytes, byte, np.uint8))
+
     @abstractmethod
     def import_tensor(self, array: Any, stream: Any = None) -> Any:
         """Return a tensor that shares the memory of ``array`` (DLPack), or None where it lies elsewhere or is not contiguous."""
@@ -147,6 +185,13 @@ class Device(ABC):
 
     def capture(self, thunk: Thunk) -> Thunk | None:
         """Record ``thunk`` as a graph that can be replayed on any stream, or return None where there are no graphs."""
+        return None
+
+    def precompiler(self, processes: int) -> Precompiler | None:
+        """Return what compiles ahead, in ``processes`` processes; None where tactics are prepared here, before any is timed.
+
+        A device should have one if work on the host does not disturb times that are taken on it.
+        """
         return None
 
     @abstractmethod

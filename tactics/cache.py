@@ -114,6 +114,14 @@ class TimingCache:
         """Remember the winner of one signature."""
         self.set_incumbents([(signature, fingerprint, tactic)])
 
+    def knows(self, fingerprint: Fields) -> bool:
+        """Return whether anything was ever timed on a device with that fingerprint."""
+        with self._file.read() as connection:
+            row = connection.execute(
+                "SELECT 1 FROM fingerprints WHERE digest = ? LIMIT 1", (fingerprint_digest(fingerprint),)
+            ).fetchone()
+        return row is not None
+
     def explain_miss(
         self, signature: OpSignature, candidate: Candidate, fingerprint: Fields, policy: str
     ) -> str:

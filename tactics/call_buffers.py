@@ -85,7 +85,7 @@ class CallInputs:
     def restore(self) -> None:
         """Put back what the inputs and their guards must hold."""
         for _, buffer, value in self._kept:
-            buffer.fill(0)
+            buffer.restore_guards()
             buffer.put(value)
 
     def damage(self) -> str | None:

@@ -15,13 +15,14 @@ from tactician.tactics.admission import (
     prepare_failure,
     require_alive,
 )
+from tactician.tactics.case import Case, seeds_of
 from tactician.tactics.expected import Reference
 from tactician.tactics.job import Job, reraced, scaled
 from tactician.tactics.race import RacePolicy, RaceResult
 from tactician.tactics.record import Outcome, Timing
-from tactician.tactics.reduction import reduction_length
 from tactician.tactics.registry import Candidate
-from tactician.tactics.sampling import CannotSample, hard_inputs, representative, sample_inputs
+from tactician.tactics.sampling import CannotSample
+from tactician.tactics.stopwatch import Clock, no_clock
 from tactician.tactics.timing import Entrant, Track
 from tactician.tactics.watch import Watch
 
@@ -32,8 +33,6 @@ FAR_BEHIND, LONG_SECONDS = 20.0, 0.05
 """A candidate whose check took this many times the fastest's, and this long, is not raced."""
 CHEAP_SECONDS = 0.1
 """An only candidate is timed, for the record, if one call takes less."""
-LARGE_WORK = 3e8
-"""Multiplications beyond which a call is checked on one set of random inputs instead of two."""
 
 
 class Contest:
@@ -43,6 +42,8 @@ class Contest:
     ----------
     policy
         Of the race.
+    clock
+        Keeps the seconds of making up inputs, of checking and of timing.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Contest:
         config: BuilderConfig,
         policy: RacePolicy,
         watch: Watch | None = None,
+        clock: Clock = no_clock,
     ) -> None:
         self._job = job
         self._device = device
@@ -62,7 +64,8 @@ class Contest:
         self._config = config
         self._policy = policy
         self._watch = watch
-        self._seeds = [config.seed, int(job.signature.key[:16], 16)]
+        self._clock = clock
+        self._seeds = seeds_of(job.signature, config)
         self._admissions: dict[str, Admission] = {}
         self.lasting: list[Candidate] = []
         """Candidates whose records are worth remembering."""
@@ -79,9 +82,10 @@ class Contest:
         """
         job = self._job
         try:
-            exam = self._examination()
-            for candidate in job.fresh:
-                self._admissions[candidate.id] = self._admit(exam, candidate)
+            with self._clock("check"):
+                exam = self._examination()
+                for candidate in job.fresh:
+                    self._admissions[candidate.id] = self._admit(exam, candidate)
         except CannotSample as error:
             for candidate in job.fresh:
                 launch = job.launches.get(candidate.id)
@@ -94,26 +98,29 @@ class Contest:
             job.note(candidate, admission=self._admissions[candidate.id])
         self._leave_out_slow()
         self.lasting = [c for c in job.fresh if self._admissions[c.id].lasting]
-        result = self._race(exam)
+        with self._clock("time"):
+            result = self._race(exam)
         if result is not None:
             self.conditions = result.conditions
             if job.anchor is not None and job.anchor.id in result.timings:
                 self.lasting.append(job.anchor)
 
     def _examination(self) -> Examination:
-        signature = self._job.signature
-        static = representative(signature, self._reference)
-        sizes = [t.size for t in static.outputs if t is not None and t.is_static]
-        few = max(sizes, default=0) * reduction_length(static) > LARGE_WORK
-        seeds = self._seeds
-        sets = [sample_inputs(static, np.random.default_rng([*seeds, n])) for n in range(1 if few else 2)]
-        sets.append(hard_inputs(static, np.random.default_rng([*seeds, 2])))
+        job = self._job
+        with self._clock("reference"):
+            job.case = job.case or Case(job.signature, self._reference, self._seeds)
         try:
             return Examination(
-                signature, self._device, self._reference, sets, seed=self._config.seed, watch=self._watch
+                job.signature,
+                self._device,
+                self._reference,
+                job.case.inputs,
+                seed=self._config.seed,
+                watch=self._watch,
+                expected=job.case.expected,
             )
         except DeviceError as error:
-            require_alive(self._device, signature, (), "check", error)
+            require_alive(self._device, job.signature, (), "check", error)
             raise CannotSample(str(error)) from error
 
     def _admit(self, exam: Examination, candidate: Candidate) -> Admission:
@@ -153,7 +160,7 @@ class Contest:
     def _race(self, exam: Examination) -> RaceResult | None:
         job, admissions = self._job, self._admissions
         entrants = self._entrants()
-        alone = len(entrants) == 1 and job.anchor is None
+        alone = len(entrants) == 1 and job.anchor is None and not job.has_more
         if not entrants or (alone and (admissions[entrants[0].id].seconds or 0.0) > CHEAP_SECONDS):
             return None
         entrants += self._anchor_entrant()

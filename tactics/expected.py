@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from tactician.signature import OpSignature, TensorType
+from tactician.tactics.closeness import Yardstick
 from tactician.tactics.sampling import CannotSample
 from tactician.tactics.tolerance import Comparison, compare, is_quantized, tolerance
 
@@ -28,6 +29,7 @@ class Expected:
         self._make = reference
         self._sets = inputs_sets
         self._results: dict[tuple[int, bool], Sequence[Any] | Exception] = {}
+        self._yardsticks: dict[tuple[int, bool], list[Yardstick | None]] = {}
         self._quantized = is_quantized(signature)
 
     def require(self, number: int) -> None:
@@ -63,8 +65,10 @@ class Expected:
         if isinstance(reference, Exception):
             return None
         return [
-            compare(result, expected, kind, limit, quantized=self._quantized)
-            for (kind, result), expected, limit in zip(self._outputs(results), reference, limits, strict=True)
+            compare(result, expected, kind, limit, quantized=self._quantized, yardstick=yardstick)
+            for (kind, result), expected, limit, yardstick in zip(
+                self._outputs(results), reference, limits, self._yardsticks[number, wide], strict=True
+            )
             if kind is not None
         ]
 
@@ -74,7 +78,9 @@ class Expected:
             try:
                 function = self._make(self._signature)
                 results = function([_widen(x) for x in inputs] if wide else list(inputs))
-                self._results[number, wide] = self._checked(results)
+                checked = self._checked(results)
+                self._yardsticks[number, wide] = [_yardstick(x) for x in checked]
+                self._results[number, wide] = checked
             except Exception as error:
                 self._results[number, wide] = error
         return self._results[number, wide]
@@ -87,6 +93,10 @@ class Expected:
 
     def _outputs(self, results: Sequence[Any]) -> list[tuple[TensorType | None, Any]]:
         return list(zip(self._signature.outputs, results, strict=True))
+
+
+def _yardstick(reference: Any) -> Yardstick | None:
+    return Yardstick.of(reference) if isinstance(reference, np.ndarray) else None
 
 
 def _widen(value: Any) -> Any:

@@ -16,6 +16,10 @@ GUARD_BYTES = 1024
 """Guard on either side, a multiple of the alignment that tactics count on; the rear one starts at the end."""
 
 
+ALIGNMENT = 256
+"""Bytes at whose multiples views of a buffer begin."""
+
+
 class GuardedBuffer:
     """``nbytes`` bytes on ``device``, aligned to 256, with a random pattern before and behind."""
 
@@ -24,6 +28,7 @@ class GuardedBuffer:
         self._nbytes = nbytes
         self._buffer = device.allocate(nbytes + 2 * GUARD_BYTES)
         self._guard = random.integers(0, 256, GUARD_BYTES, np.uint8)
+        self.restore_guards()
 
     def tensor(self, tensor: TensorType) -> Any:
         """Return the guarded bytes as a device tensor."""
@@ -33,9 +38,16 @@ class GuardedBuffer:
         """Return the guarded bytes as a device tensor of bytes."""
         return self.tensor(TensorType("uint8", (self._nbytes,)))
 
+    def restore_guards(self) -> None:
+        """Put both guards back."""
+        tail = self._nbytes % ALIGNMENT
+        self._device.upload(self._part(0, GUARD_BYTES), self._guard)
+        # tensors begin at multiples of the alignment: the bytes before the rear guard are written with it
+        self._device.upload(self._rear(), np.concatenate([np.zeros(tail, np.uint8), self._guard]))
+
     def fill(self, pattern: int) -> None:
-        """Set every guarded byte to ``pattern``, and both guards to theirs."""
-        self._device.upload(self._whole(), self._expected(pattern))
+        """Set every guarded byte to ``pattern``."""
+        self._device.fill(self.bytes(), self._nbytes, pattern)
 
     def put(self, array: Array) -> None:
         """Set the guarded bytes to those of ``array``."""
@@ -47,23 +59,24 @@ class GuardedBuffer:
 
     def damage(self) -> str | None:
         """Return where the guards were written to, or None."""
-        whole = self._device.download(self._whole())
-        rear = whole[GUARD_BYTES + self._nbytes :]
-        for place, guard in (("before the start", whole[:GUARD_BYTES]), ("past the end", rear)):
+        front = self._device.download(self._part(0, GUARD_BYTES))
+        rear = self._device.download(self._rear())[self._nbytes % ALIGNMENT :]
+        for place, guard in (("before the start", front), ("past the end", rear)):
             changed = np.flatnonzero(guard != self._guard)
             if changed.size:
                 distance = GUARD_BYTES - changed[-1] if place == "before the start" else changed[0] + 1
                 return f"{changed.size} bytes {place} ({distance} bytes off)"
         return None
 
-    def _whole(self) -> Any:
-        size = self._nbytes + 2 * GUARD_BYTES
-        return self._device.view(self._buffer, 0, TensorType("uint8", (size,)))
+    def _rear(self) -> Any:
+        """Return the rear guard, from the multiple of the alignment before it on."""
+        tail = self._nbytes % ALIGNMENT
+        return self._part(GUARD_BYTES + self._nbytes - tail, tail + GUARD_BYTES)
 
-    def _expected(self, pattern: int) -> Array:
-        return np.concatenate([self._guard, np.full(self._nbytes, pattern, np.uint8), self._guard])
+    def _part(self, offset: int, nbytes: int) -> Any:
+        return self._device.view(self._buffer, offset, TensorType("uint8", (nbytes,)))
 
 
 def raw_bytes(array: Array) -> Array:
     """Return the bytes of ``array`` in row-major order."""
-    return np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

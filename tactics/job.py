@@ -9,6 +9,7 @@ import msgspec
 from tactician.signature import OpSignature
 from tactician.tactics.admission import Admission
 from tactician.tactics.cache_rows import CacheRow
+from tactician.tactics.case import Case
 from tactician.tactics.record import CandidateRecord, Outcome, Timing
 from tactician.tactics.registry import Candidate
 from tactician.tactics.tactic import Launch
@@ -29,29 +30,58 @@ class Job:
         By id, of the accepted ones.
     refused
         Records of those that declined.
-    fresh
-        Accepted, to be measured, and not in the cache.
-    anchor
-        In the cache, and raced again so that the fresh ones compare with all the others.
+    allowed
+        Accepted, and not forbidden by any policy.
+    contenders
+        Of these, those that may be tried.
     incumbent
         Id of the last winner.
+    fresh
+        Contenders that are to be measured next.
+    anchor
+        Measured before, and raced again so that the fresh ones compare with all the others.
     launches
         By id, what ``Tactic.prepare`` returned or raised.
+    case
+        What candidates are checked on, once it is made up.
     """
 
     signature: OpSignature
     accepted: Sequence[Candidate]
     records: dict[str, CandidateRecord]
     refused: Sequence[CandidateRecord]
-    fresh: Sequence[Candidate]
-    anchor: Candidate | None
+    allowed: Sequence[Candidate]
+    contenders: Sequence[Candidate]
     incumbent: str | None
+    fresh: Sequence[Candidate] = ()
+    anchor: Candidate | None = None
     launches: dict[str, Launch | BaseException] = field(default_factory=dict)
+    case: Case | None = None
 
     @property
     def to_prepare(self) -> list[Candidate]:
-        """Candidates that will run."""
-        return [*self.fresh, *([self.anchor] if self.anchor else [])]
+        """Candidates that will run, and that are not prepared yet."""
+        runs = [*self.fresh, *([self.anchor] if self.anchor else [])]
+        return [c for c in runs if c.id not in self.launches]
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there are contenders beside the fresh ones that nothing is known of."""
+        fresh = {c.id for c in self.fresh}
+        return any(c.id not in self.records and c.id not in fresh for c in self.contenders)
+
+    def turn_to(self, fresh: Sequence[Candidate]) -> None:
+        """Measure ``fresh`` next: none ends the job, and frees what it took."""
+        self.fresh = fresh
+        self.anchor = find_anchor(self.allowed, self.records, self.incumbent) if fresh else None
+        # loaded kernels take memory of the device: that of the one that is raced again will do
+        self.launches = {
+            name: launch
+            for name, launch in self.launches.items()
+            if self.anchor is not None and name == self.anchor.id
+        }
+        if not fresh:
+            self.case = None
 
     def note(
         self,

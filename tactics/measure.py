@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tactician.config import BuilderConfig
-from tactician.errors import BuildCancelledError, CacheError, DeviceError, TimingCacheMissError
+from tactician.errors import BuildCancelledError, CacheError, DeviceError
 from tactician.signature import OpSignature
-from tactician.tactics.admission import DeviceLostError, require_alive
 from tactician.tactics.cache import TimingCache
-from tactician.tactics.cache_rows import CacheRow, fingerprint_digest
+from tactician.tactics.cache_rows import fingerprint_digest
 from tactician.tactics.contest import Contest
+from tactician.tactics.discovery import TIMEOUT_CONDITION, Discovery
 from tactician.tactics.expected import Reference
-from tactician.tactics.job import USABLE, Job, find_anchor
-from tactician.tactics.policies import Hook, Policies
+from tactician.tactics.job import USABLE, Job
+from tactician.tactics.policies import Hook
+from tactician.tactics.preparing import Preparation
 from tactician.tactics.race import RacePolicy
 from tactician.tactics.record import CandidateRecord, Outcome
 from tactician.tactics.registry import Candidate, Registry
-from tactician.tactics.tactic import Launch
+from tactician.tactics.stopwatch import Stopwatch
 from tactician.tactics.watch import Watch
 
 if TYPE_CHECKING:
@@ -30,10 +31,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_CONDITION = "candidate_timeout"
-"""Name, among the conditions of an entry of the cache, of the limit in seconds that its candidate broke."""
 
-Elsewhere = Callable[[Sequence[OpSignature]], Mapping[str, Sequence[CandidateRecord]]]
+class Elsewhere(Protocol):
+    """Another process that measures."""
+
+    def begin(self, signatures: Sequence[OpSignature]) -> None:
+        """Begin with calls that nothing is known of, while this process asks who could run them."""
+
+    def measure(self, signatures: Sequence[OpSignature]) -> Mapping[str, Sequence[CandidateRecord]]:
+        """Return the records of all candidates by signature key, also of the calls that were begun with."""
 
 
 @dataclass(frozen=True)
@@ -108,16 +114,17 @@ class Measurer:
     decided
         By signature key, ids of tactics that are chosen already (by a lock file): nothing else is measured
         there, if all of them are offered.
+    named
+        By signature key, ids of tactics that somebody may want: they are tried however slow others of their kind are.
     watch
         Told of every candidate that runs.
 
     Attributes
     ----------
     elsewhere
-        Measures in place of this process what the cache does not know: given the signatures, it returns the
-        records of all their candidates by signature key. None where this process measures.
-    condemned
-        By signature key and tactic id, what a candidate did to another process: it is not run in this one.
+        Measures in place of this process what the cache does not know. None where this process measures.
+    stopwatch
+        Seconds of asking, compiling, checking and timing.
     """
 
     def __init__(
@@ -132,25 +139,33 @@ class Measurer:
         hooks: Sequence[tuple[str, Hook]] = (),
         progress: Callable[[Progress], None] | None = None,
         decided: Mapping[str, Iterable[str]] | None = None,
+        named: Mapping[str, Iterable[str]] | None = None,
         watch: Watch | None = None,
     ) -> None:
-        self._registry = registry
         self._device = device
         self._timer = timer
         self._reference = reference
         self._cache = cache
         self._config = config or BuilderConfig()
-        self._policies = Policies(self._config, device, hooks)
         self._progress = progress
         self._watch = watch or Watch()
         self.elsewhere: Elsewhere | None = None
-        self.condemned: dict[tuple[str, str], str] = {}
-        self._decided = {key: frozenset(ids) for key, ids in (decided or {}).items()}
+        self.stopwatch = Stopwatch()
         self._fingerprint = device.fingerprint()
         self._race_policy = RacePolicy(min_rounds=max(1, self._config.avg_timing_iterations))
-        self._counts = {"tactics": 0, "cached": 0}
+        self._discovery = Discovery(
+            registry, device, self._config, hooks, cache, self.policy, decided or {}, named or {}
+        )
+        self._preparation = Preparation(
+            device, reference, self._config, self._watch, self.stopwatch, self._tell
+        )
         self._phase = ("", 0.0)
         self._cache_failed = False
+
+    @property
+    def condemned(self) -> dict[tuple[str, str], str]:
+        """By signature key and tactic id, what a candidate did to another process: it is not run in this one."""
+        return self._discovery.condemned
 
     @property
     def policy(self) -> str:
@@ -170,29 +185,31 @@ class Measurer:
             If a candidate left the device unusable; the cache remembers it.
         """
         unique = list({s.key: s for s in signatures}.values())
-        results: dict[str, Measured] = {}
+        jobs: list[Job] = []
+        self._done = 0
         try:
-            jobs = []
+            begun = self._begin_elsewhere(unique)
             for number, signature in enumerate(unique):
                 self._tell("discover", number, len(unique), str(signature))
-                jobs.append(self._discover(signature))
+                with self.stopwatch("ask"):
+                    jobs.append(self._discovery.job(signature))
+                if self.elsewhere is None:
+                    self._preparation.begin(jobs[-1])
             self._tell("discover", len(unique), len(unique))
             if self.elsewhere is not None:
-                self._measure_elsewhere([job for job in jobs if job.fresh])
-            self._compile(jobs)
-            for number, job in enumerate(jobs):
-                self._tell("measure", number, len(jobs), str(job.signature))
-                self._measure(job)
-                results[job.signature.key] = _measured(job)
-            self._tell("measure", len(jobs), len(jobs))
+                self._measure_elsewhere([job for job in jobs if job.fresh], begun=begun)
+            if self._preparation.is_ahead:
+                self._measure_as_compiled(jobs)
+            else:
+                self._measure_in_turns(jobs)
         except KeyboardInterrupt as error:
             kept = ""
             if self._cache is not None and self._config.use_timing_cache:
                 kept = f"; what was timed is in '{self._cache.path}', and the next build goes on from there"
             # another process knows how far it came
-            done = "" if self.elsewhere else f" with {len(results)} of {len(unique)} calls measured"
+            done = "" if self.elsewhere else f" with {self._done} of {len(unique)} calls measured"
             raise BuildCancelledError(f"cancelled{done}{kept}") from error
-        return results
+        return {job.signature.key: _measured(job) for job in jobs}
 
     def condemn(self, signature: OpSignature, tactic: str, reason: str, limit: float | None = None) -> None:
         """Write down that a candidate took down the process that measured it, so that it is not run again.
@@ -207,7 +224,7 @@ class Measurer:
         DeviceError
             If this process has no such candidate.
         """
-        job = self._discover(signature)
+        job = self._discovery.job(signature)
         candidate = next((c for c in job.accepted if c.id == tactic), None)
         if candidate is None:
             raise DeviceError(
@@ -222,127 +239,82 @@ class Measurer:
             rows = job.rows([candidate], digest, self.policy, conditions, time.time())
             self._cache.put(signature, self._fingerprint, rows)
 
-    def _measure_elsewhere(self, jobs: Sequence[Job]) -> None:
+    def _begin_elsewhere(self, signatures: Sequence[OpSignature]) -> bool:
+        """Let another process begin with the calls that the cache knows nothing of, and return whether there are any."""
+        if self.elsewhere is None or self._cache is None or self._config.error_on_timing_cache_miss:
+            return False
+        unknown = [
+            s
+            for s in signatures
+            if not self._cache.get(s, self._fingerprint, self.policy) and self._discovery.is_offered(s)
+        ]
+        if unknown:
+            self.elsewhere.begin(unknown)
+        return bool(unknown)
+
+    def _measure_elsewhere(self, jobs: Sequence[Job], *, begun: bool) -> None:
         """Let another process do the jobs, and take over what it found."""
-        if not jobs or self.elsewhere is None:
+        if self.elsewhere is None or not (jobs or begun):
             return
-        found = self.elsewhere([job.signature for job in jobs])
+        found = self.elsewhere.measure([job.signature for job in jobs])
         for job in jobs:
             known = {r.tactic: r for r in found.get(job.signature.key, ())}
             for candidate in job.fresh:
                 if candidate.id not in known:
                     job.note(candidate, Outcome.FAILED, "the process that measures has no such tactic")
             job.records.update({c.id: known[c.id] for c in job.accepted if c.id in known})
-            job.fresh, job.anchor = (), None
+            job.turn_to(())
 
-    def _discover(self, signature: OpSignature) -> Job:
-        accepted, refused = self._registry.candidates(signature, self._device)
-        accepted = list({c.id: c for c in accepted}.values())
-        left, out = self._policies.apply(signature, accepted)
-        rows = self._rows(signature, left)
-        left, skipped = self._skip_undecided(signature, left)
-        kept, pruned = self._policies.prune(signature, left)
-        out += skipped + [r for r in pruned if r.tactic not in rows]
-        records = {r.tactic: r for r in out}
-        for c in left:
-            if c.id in rows:
-                records[c.id] = rows[c.id].record(c.tactic.numerics(signature))
-        for c in kept:
-            if c.id not in rows and (signature.key, c.id) in self.condemned:
-                reason = self.condemned[signature.key, c.id]
-                records[c.id] = CandidateRecord(
-                    c.id, c.plugin.name, Outcome.FAILED, reason, version=c.tactic.version
-                )
-        fresh = [c for c in kept if c.id not in rows and (signature.key, c.id) not in self.condemned]
-        if fresh and self._config.error_on_timing_cache_miss:
-            raise self._miss(signature, fresh[0])
-        incumbent = self._cache.incumbent(signature, self._fingerprint) if self._cache else None
-        self._counts["tactics"] += len(left)
-        self._counts["cached"] += sum(c.id in rows for c in left)
-        anchor = find_anchor(left, records, incumbent) if fresh else None
-        return Job(signature, accepted, records, refused, fresh, anchor, incumbent)
+    def _measure_in_turns(self, jobs: Sequence[Job]) -> None:
+        """Measure the fresh candidates of all jobs, then those that their times ask for, as long as there are any."""
+        turn = list(jobs)
+        while turn:
+            self._preparation.all(turn)
+            for number, job in enumerate(turn):
+                self._tell("measure", number, len(turn), str(job.signature))
+                self._measure(job)
+                self._done += not job.fresh
+            self._tell("measure", len(turn), len(turn))
+            turn = [job for job in turn if job.fresh]
 
-    def _rows(self, signature: OpSignature, candidates: Sequence[Candidate]) -> dict[str, CacheRow]:
-        """Return the cache's entries for exactly these candidates."""
-        if self._cache is None:
-            return {}
-        wanted = {(c.id, c.tactic.version, c.plugin.digest) for c in candidates}
-        rows = self._cache.get(signature, self._fingerprint, self.policy)
-        limit = self._config.candidate_timeout
-        return {
-            r.tactic: r
-            for r in rows
-            if (r.tactic, r.version, r.digest) in wanted
-            and limit <= float(r.conditions.get(TIMEOUT_CONDITION, limit))
-        }
-
-    def _skip_undecided(
-        self, signature: OpSignature, candidates: list[Candidate]
-    ) -> tuple[list[Candidate], list[CandidateRecord]]:
-        decided = self._decided.get(signature.key, frozenset())
-        if not decided or not decided <= {c.id for c in candidates}:
-            return candidates, []
-        reason = "not measured: the lock file decides"
-        out = [
-            CandidateRecord(c.id, c.plugin.name, Outcome.PRUNED, reason, version=c.tactic.version)
-            for c in candidates
-            if c.id not in decided
-        ]
-        return [c for c in candidates if c.id in decided], out
-
-    def _miss(self, signature: OpSignature, candidate: Candidate) -> TimingCacheMissError:
-        why = "no timing cache is in use"
-        if self._cache is not None:
-            where = self._cache.explain_miss(signature, candidate, self._fingerprint, self.policy)
-            why = f"timing cache '{self._cache.path}': {where}"
-        return TimingCacheMissError(
-            f"{signature}: {candidate.id} would have to be timed, and --error-on-timing-cache-miss forbids "
-            f"it; {why}"
-        )
-
-    def _compile(self, jobs: Sequence[Job]) -> None:
-        """Prepare all that will run, several at a time."""
-        tasks = [(job, c) for job in jobs for c in job.to_prepare]
-        if not tasks:
-            return
-        threads = 1 if self._watch.careful else max(1, self._config.threads)
-        with ThreadPoolExecutor(threads, "tactician-compile") as pool:
-            futures: dict[Future[Launch], tuple[Job, Candidate]] = {
-                pool.submit(self._prepare, job.signature, c): (job, c) for job, c in tasks
-            }
-            try:
-                for number, future in enumerate(as_completed(futures)):
-                    job, candidate = futures[future]
-                    self._tell("compile", number, len(tasks), candidate.id)
-                    error = future.exception()
-                    if isinstance(error, DeviceLostError):
-                        raise error
-                    job.launches[candidate.id] = error or future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        self._tell("compile", len(tasks), len(tasks))
-
-    def _prepare(self, signature: OpSignature, candidate: Candidate) -> Launch:
-        with self._watch.running(signature.key, (candidate.id,), "prepare"):
-            try:
-                return candidate.tactic.prepare(signature, self._device)
-            except Exception as error:
-                require_alive(self._device, signature, (candidate.id,), "prepare", error)
-                raise
+    def _measure_as_compiled(self, jobs: Sequence[Job]) -> None:
+        """Measure one job after the other as soon as its fresh candidates are compiled, while others still are."""
+        with self.stopwatch("reference"):
+            self._preparation.foresee(jobs)
+        waiting = deque(jobs)
+        while waiting:
+            # each that waited keeps its place: what was begun first is there first
+            job = next(filter(self._preparation.is_there, waiting), waiting[0])
+            waiting.remove(job)
+            self._tell("measure", self._done, len(jobs), str(job.signature))
+            self._preparation.finish(job)
+            self._measure(job)
+            if job.fresh:
+                self._preparation.begin(job)
+                waiting.append(job)
+            else:
+                self._done += 1
+        self._tell("measure", len(jobs), len(jobs))
 
     def _measure(self, job: Job) -> None:
         """Check and race the fresh candidates of one call, and remember what came of it."""
         if not job.fresh:
             return
         contest = Contest(
-            job, self._device, self._timer, self._reference, self._config, self._race_policy, self._watch
+            job,
+            self._device,
+            self._timer,
+            self._reference,
+            self._config,
+            self._race_policy,
+            self._watch,
+            self.stopwatch,
         )
         try:
             contest.run()
         finally:
             self._remember(job, contest)
-            job.launches.clear()
+        self._discovery.advance(job)
 
     def _remember(self, job: Job, contest: Contest) -> None:
         """Write to the cache. If that fails, the next build takes longer, but this one need not end."""
@@ -365,7 +337,7 @@ class Measurer:
             return
         eta = (time.perf_counter() - self._phase[1]) / done * (total - done) if done else None
         self._progress(
-            Progress(phase, done, total, detail, self._counts["tactics"], self._counts["cached"], eta)
+            Progress(phase, done, total, detail, self._discovery.tactics, self._discovery.cached, eta)
         )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
+from weakref import WeakKeyDictionary
 
 from tactician.errors import EngineMismatchError, PluginError
 from tactician.signature import OpSignature
@@ -44,6 +45,10 @@ class Candidate:
         return self.tactic.library or self.plugin.name
 
 
+Answers = tuple[list[Candidate], list[CandidateRecord]]
+"""Those that accepted a call, and the records of those that did not."""
+
+
 class Registry:
     """Tactic classes by operator, from all loaded plugins.
 
@@ -60,6 +65,9 @@ class Registry:
         self._exhaustive = exhaustive
         self._classes: dict[tuple[str, str], tuple[PluginRef, type[Tactic]]] = {}
         self._by_op: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        self._answers: WeakKeyDictionary[Device, dict[tuple[str, tuple[str, str]], Answers]] = (
+            WeakKeyDictionary()
+        )
 
     def add(self, plugin: PluginRef, tactic: type[Tactic]) -> None:
         """Register ``tactic`` as offered by ``plugin``.
@@ -77,6 +85,7 @@ class Registry:
                 f"plugin '{plugin.name}' registers two tactics called '{tactic.name()}'; rename one of the classes"
             )
         self._classes[key] = (plugin, tactic)
+        self._answers.clear()
         for op in (tactic.op,) if isinstance(tactic.op, str) else tactic.op:
             self._by_op[op].add(key)
 
@@ -89,28 +98,48 @@ class Registry:
     ) -> tuple[list[Candidate], list[CandidateRecord]]:
         """Return the candidates that accept ``signature`` on ``device``, and the records of those that declined.
 
-        A tactic that raises instead of answering is recorded as failed: it can't take the others down.
+        A tactic that raises instead of answering is recorded as failed: it can't take the others down. Each is asked
+        once for a call: stages of a build ask again, and some ask a library that builds plans to know.
         """
-        accepted: list[Candidate] = []
-        refused: list[CandidateRecord] = []
+        answers = list(self._answers_of(signature, device))
+        return [c for accepted, _ in answers for c in accepted], [
+            r for _, refused in answers for r in refused
+        ]
+
+    def accepts(
+        self, signature: OpSignature, device: Device, wanted: Callable[[Candidate], bool] = lambda _: True
+    ) -> bool:
+        """Return whether some candidate that is ``wanted`` accepts ``signature``; no more are asked than it takes to know."""
+        return any(any(map(wanted, accepted)) for accepted, _ in self._answers_of(signature, device))
+
+    def _answers_of(self, signature: OpSignature, device: Device) -> Iterator[Answers]:
+        """Yield what each tactic class says to a call, as long as it is wanted."""
+        known = self._answers.setdefault(device, {})
         for key in sorted(self._by_op[signature.op] | self._by_op[ANY_OP] | self._with_form(signature)):
             plugin, cls = self._classes[key]
             if cls.target != device.target:
                 continue
-            try:
-                offer = cls.search_space if self._exhaustive else cls.candidates
-                for tactic in offer(signature, device):
-                    candidate = Candidate(tactic_id(plugin, tactic), tactic, plugin)
-                    reason = tactic.decline(signature, device)
-                    if reason is None:
-                        accepted.append(candidate)
-                    else:
-                        refused.append(CandidateRecord(candidate.id, plugin.name, Outcome.DECLINED, reason))
-            except Exception as error:
-                reason = f"raised {type(error).__name__} while it was asked: {error}"
-                refused.append(
-                    CandidateRecord(f"{plugin.name}.{cls.name()}", plugin.name, Outcome.FAILED, reason)
-                )
+            if (signature.key, key) not in known:
+                known[signature.key, key] = self._ask(plugin, cls, signature, device)
+            yield known[signature.key, key]
+
+    def _ask(self, plugin: PluginRef, cls: type[Tactic], signature: OpSignature, device: Device) -> Answers:
+        accepted: list[Candidate] = []
+        refused: list[CandidateRecord] = []
+        try:
+            offer = cls.search_space if self._exhaustive else cls.candidates
+            for tactic in offer(signature, device):
+                candidate = Candidate(tactic_id(plugin, tactic), tactic, plugin)
+                reason = tactic.decline(signature, device)
+                if reason is None:
+                    accepted.append(candidate)
+                else:
+                    refused.append(CandidateRecord(candidate.id, plugin.name, Outcome.DECLINED, reason))
+        except Exception as error:
+            reason = f"raised {type(error).__name__} while it was asked: {error}"
+            refused.append(
+                CandidateRecord(f"{plugin.name}.{cls.name()}", plugin.name, Outcome.FAILED, reason)
+            )
         return accepted, refused
 
     def forms(self, target: str) -> list[FusedForm]:

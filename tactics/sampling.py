@@ -162,15 +162,23 @@ def _harden(values: Array, length: int, rng: np.random.Generator) -> Array:
     """Overwrite two fifths of ``values``, a tenth each with large, tiny, equal and special ones."""
     info = ml_dtypes.finfo(values.dtype)
     large = min(HARD_MAGNITUDE, math.sqrt(0.1 * float(info.max) / length))
-    kind = rng.integers(0, 10, values.shape)
+    kind = rng.integers(0, 10, values.size, np.uint8)
+    result = values.reshape(-1).copy()
     with np.errstate(all="ignore"):
-        wide = values.astype(np.float64)
-        wide = np.where(kind == 0, np.clip(wide, -2, 2) * large / 2, wide)
-        wide = np.where(kind == 1, wide * 1e-3, wide)
-        wide = np.where(kind == 2, np.round(wide * 2) / 2, wide)
-        special = np.array([-0.0, 0.0, float(info.smallest_subnormal), -float(info.tiny)])
-        wide = np.where(kind == 3, special[rng.integers(0, 4, values.shape)], wide)
-        return np.asarray(wide).astype(values.dtype)
+        changes: tuple[Callable[[Array], Array], ...] = (
+            lambda some: np.clip(some, -2, 2) * large / 2,
+            lambda some: some * 1e-3,
+            lambda some: np.round(some * 2) / 2,
+        )
+        for number, change in enumerate(changes):
+            where = np.flatnonzero(kind == number)
+            result[where] = change(result[where].astype(np.float64)).astype(values.dtype)
+        special = np.array([-0.0, 0.0, float(info.smallest_subnormal), -float(info.tiny)]).astype(
+            values.dtype
+        )
+        where = np.flatnonzero(kind == 3)
+        result[where] = special[rng.integers(0, 4, where.size)]
+    return result.reshape(values.shape)
 
 
 def _numbers(signature: OpSignature) -> Iterator[int]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx.parser
 from conv_nhwc_cases import MOBILENET, resnet50, signature_of
+from epilogue_cases import BY_ELEMENT, CONVS, PRODUCTS, EpilogueCase
 from memory_bound_cases import i64
 from quantised_cases import E4M3, Quantised
 from tactician.builtin_kernels.cuda import tactics
@@ -94,6 +95,11 @@ def chain() -> OpSignature:
     return max(found, key=lambda signature: len(signature.parts))
 
 
+def fused(case: EpilogueCase, tactic: str) -> OpSignature:
+    """Return the call of a node that an anchor and its epilogue are."""
+    return case.signature(*TACTICS[tactic].fused_forms)
+
+
 def products() -> Iterator[Call]:
     """Yield matrix products, each kernel in the types that it treats differently."""
     tiles, tensor_map = ("HMMA", "LDGSTS", "LDSM"), ("HGMMA", "UTMALDG", "UTMASTG")
@@ -102,6 +108,7 @@ def products() -> Iterator[Call]:
     yield Call("gemm_mma", product("float16", 1024, 1024, 1024, 1), tiles)
     yield Call("gemm_mma", product("float32", 1024, 1024, 1024), ("HMMA", "LDGSTS"))
     yield Call("gemm_mma", product("bfloat16", 511, 501, 299), ("HMMA",))
+    yield Call("gemm_wgmma", fused(PRODUCTS[2], "gemm_wgmma"), tensor_map, "sm_90a")
     yield Call("gemm_small_m", product("float16", 4, 4096, 4096, 1), ("HMMA",))
     yield Call("gemm_small_m", product("float16", 16, 512, 8192, 1), ("HMMA",))
     yield Call("gemm_small_m", product("float32", 1, 4096, 4096), ("FFMA",))
@@ -140,6 +147,9 @@ def convolutions() -> Iterator[Call]:
     yield Call("conv_depthwise_nhwc", signature_of(MOBILENET[3], (8, 7, 7, 960)), ("FFMA",))
     yield Call("conv_wgmma", signature_of(layers["1 3x3"], (8, 56, 56, 64)), tensor_map, "sm_90a")
     yield Call("conv_wgmma", signature_of(layers["3 expand"], (8, 14, 14, 1024)), tensor_map, "sm_90a")
+    yield Call("conv_wgmma", fused(CONVS[2], "conv_wgmma"), tensor_map, "sm_90a")
+    yield Call("conv_implicit_gemm", fused(BY_ELEMENT[1], "conv_implicit_gemm"), tiles[:1])
+    yield Call("conv_depthwise_nhwc", fused(BY_ELEMENT[4], "conv_depthwise_nhwc"), ("FFMA",))
 
 
 def attentions() -> Iterator[Call]:

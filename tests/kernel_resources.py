@@ -17,7 +17,7 @@ from unittest import mock
 import msgspec
 from gpu.record import SOURCES
 from kernel_calls import CALLS, TACTICS, Call
-from sass import NOP, kinds, opcodes, static_shared
+from sass import NOP, before_wait, kinds, opcodes, static_shared
 from tactician.builtin_kernels.cuda import tensor_map
 from tactician.builtin_kernels.cuda.compiler import KernelSource, compile_cubin
 from tactician.builtin_kernels.cuda.device import ARCHITECTURES, CompileOnlyDevice
@@ -76,6 +76,8 @@ class CompiledKernel:
     name: str
     row: KernelRow
     warnings: tuple[str, ...]
+    too_early: tuple[str, ...] | None
+    """Accesses to memory before the kernel waits for those ahead of it (sm_90a); None where it does not wait."""
 
 
 @dataclass
@@ -195,9 +197,11 @@ def _compiled(kernel: RecordedKernel, fields: str, arch: str, seen: Counter[str]
         resources.spill_loads,
         kinds(found),
     )
+    ahead = before_wait(cubin) if arch == "sm_90a" else None
+    early = None if ahead is None else tuple(ahead)
     seen[source.name] += 1
     again = f" {seen[source.name]}" if seen[source.name] > 1 else ""
-    return CompiledKernel(f"{arch} {source.name}{again}", row, resources.warnings)
+    return CompiledKernel(f"{arch} {source.name}{again}", row, resources.warnings, early)
 
 
 def _text(value: Any) -> str:

@@ -35,6 +35,11 @@ KINDS = {
 }
 """By the names that nvdisasm 13.1 gives them: multiplications, on tensor cores or not; copies that pass registers by;
 matrices from and to shared memory; special functions; spills."""
+MEMORY = {0x180: "LD", 0x181: "LDG", 0x1AE: "LDGSTS", 0x1B4: "UTMALDG", 0x185: "ST", 0x186: "STG", 0x1B5: "UTMASTG",
+          0x1A8: "ATOMG", 0x18E: "REDG"}  # fmt: skip
+"""Accesses to memory that other kernels write, by kind."""
+ACQBULK = 0x82E
+"""``griddepcontrol.wait`` on sm_90a."""
 READ_FROM = ("sm_80", "sm_90a", "sm_121")
 """Architectures whose code these numbers were read from; on others they may stand for something else."""
 
@@ -47,6 +52,18 @@ def opcodes(cubin: bytes) -> Counter[int]:
             words = struct.iter_unpack("<QQ", cubin[offset : offset + length])
             found.update(low & 0xFFF for low, _ in words)
     return found
+
+
+def before_wait(cubin: bytes) -> list[str] | None:
+    """Return the accesses to memory that stand before the first ``ACQBULK`` of sm_90a's code; None without one."""
+    for name, offset, length in _sections(cubin):
+        if name.startswith(b".text."):
+            words = [low & 0xFFF for low, _ in struct.iter_unpack("<QQ", cubin[offset : offset + length])]
+            if ACQBULK not in words:
+                return None
+            ahead = words[: words.index(ACQBULK)]
+            return [MEMORY[word & KIND] for word in ahead if word & KIND in MEMORY]
+    return None
 
 
 def kinds(found: Counter[int]) -> dict[str, int]:

@@ -151,6 +151,7 @@ __device__ __forceinline__ void adjust(float (&score)[PARTS][COLUMNS][4], const 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_mma(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const TM* __restrict__ mask,
               const i64* __restrict__ lengths, T* __restrict__ y) {
+    await_predecessors();
     extern __shared__ __align__(16) unsigned char shared[];
     T* const shared_q = (T*)shared;
     T* const shared_k = shared_q + BLOCK_Q * HEAD_STRIDE;

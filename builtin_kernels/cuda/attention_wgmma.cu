@@ -353,6 +353,7 @@ __device__ __forceinline__ void consume(const Shared& at, const TensorMap* map_y
 extern "C" __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)
 attention_wgmma(const __grid_constant__ TensorMap map_q, const __grid_constant__ TensorMap map_k,
                 const __grid_constant__ TensorMap map_v, const __grid_constant__ TensorMap map_y) {
+    await_predecessors();
     extern __shared__ __align__(1024) unsigned char raw[];
     const Shared at(shared_address(raw));
     if (threadIdx.x == 0) {

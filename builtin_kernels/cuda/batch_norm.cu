@@ -13,6 +13,7 @@ __device__ __forceinline__ A widen_to(bf16 x) { return (A)to_float(x); }
 extern "C" __global__ void __launch_bounds__(THREADS)
 batch_norm(const T* __restrict__ x, const P* __restrict__ scale, const P* __restrict__ bias, const S* __restrict__ mean,
            const S* __restrict__ variance, T* __restrict__ y) {
+    await_predecessors();
     constexpr u64 VECTORS = (u64)IMAGES * CHANNELS * SIZE / VECTOR;
 #pragma unroll
     for (u32 step = 0; step < STEPS; step++) {

@@ -51,4 +51,13 @@ template <typename T, int N> struct __align__(sizeof(T) * N) Pack {
     }
 };
 
+// Lets the kernels behind this one be launched now (programmatic dependent launch), and waits for those before it to have
+// ended. A kernel that calls this may be launched so itself: until then it touches no memory that others write.
+__device__ __forceinline__ void await_predecessors() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }

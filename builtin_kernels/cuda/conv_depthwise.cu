@@ -4,7 +4,7 @@
 // neighbouring outputs: it walks down the input rows that their windows touch, holds one row of elements and adds
 // each to all outputs that it meets, so that an element is loaded once and not once for each tap. Threads next to
 // each other have neighbouring columns of the same rows. Moves about (x + y) * sizeof(T) bytes, and the w of a
-// filter, which stays in registers, once per thread from the cache.
+// filter, which stays in registers, once per thread from the cache. Results pass through the epilogue.
 
 constexpr u32 TILES_H = (OUT_H + ROWS - 1) / ROWS, TILES_W = (OUT_W + COLUMNS - 1) / COLUMNS;
 constexpr u32 TOUCHED_H = (ROWS - 1) * STRIDE_H + (KERNEL_H - 1) * DILATION_H + 1;
@@ -19,7 +19,9 @@ __device__ constexpr bool meets(u32 i, u32 outputs, u32 stride, u32 kernel, u32 
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-conv_depthwise(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y) {
+conv_depthwise(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y
+               EPILOGUE_PARAMETERS) {
+    await_predecessors();
     const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
     if (i >= (u64)BATCH * GROUPS * FILTERS * (TILES_H * TILES_W)) return;
     const u32 tile = (u32)(i % (TILES_H * TILES_W));
@@ -64,11 +66,13 @@ conv_depthwise(const T* __restrict__ x, const T* __restrict__ w, const T* __rest
             }
     }
 
-    T* const to = y + plane * OUT_SIZE;
+    const Epilogue epilogue{EPILOGUE_ARGUMENTS};
 #pragma unroll
     for (u32 r = 0; r < ROWS; r++)
 #pragma unroll
         for (u32 c = 0; c < COLUMNS; c++)
-            if ((OUT_H % ROWS == 0 || p0 + r < OUT_H) && (OUT_W % COLUMNS == 0 || q0 + c < OUT_W))
-                to[(p0 + r) * OUT_W + q0 + c] = narrow(sum[r][c]);
+            if ((OUT_H % ROWS == 0 || p0 + r < OUT_H) && (OUT_W % COLUMNS == 0 || q0 + c < OUT_W)) {
+                const u64 at = plane * OUT_SIZE + (p0 + r) * OUT_W + q0 + c;
+                y[at] = narrow(epilogue.finish_at(sum[r][c], at));
+            }
 }

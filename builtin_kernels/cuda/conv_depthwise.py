@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from tactician.builtin_kernels.cuda.conv_direct import conv_launch
-from tactician.builtin_kernels.cuda.conv_problem import ConvProblem, conv_problem
+from tactician.builtin_kernels.cuda.conv_problem import ConvProblem, fused_conv_problem
 from tactician.builtin_kernels.cuda.conv_stages import conv_source, nothing
+from tactician.builtin_kernels.cuda.epilogue import epilogue_form
 from tactician.builtin_kernels.cuda.indexing import MAX_INDEX_32, ceil_div
 from tactician.signature import OpSignature
+from tactician.tactics.fused_form import FusedForm
 from tactician.tactics.tactic import Launch, Tactic
 
 MAX_PRODUCTS = 512
@@ -26,6 +28,7 @@ class ConvDepthwise(Tactic):
 
     op: ClassVar[str] = "ai.onnx::Conv"
     target: ClassVar[str] = "cuda"
+    fused_forms: ClassVar[tuple[FusedForm, ...]] = (epilogue_form("ai.onnx::Conv"),)
 
     rows: int = 4
     """Output rows of a thread."""
@@ -37,7 +40,7 @@ class ConvDepthwise(Tactic):
     @classmethod
     def candidates(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
         """Yield columns of outputs, which neighbouring threads load side by side, and small squares."""
-        problem = conv_problem(signature)
+        problem = fused_conv_problem(signature)
         if isinstance(problem, str) or problem.channels != 1:
             yield cls()
             return
@@ -50,7 +53,7 @@ class ConvDepthwise(Tactic):
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
         """Decline what has groups of several channels, three dimensions, or windows too large for registers."""
-        problem = conv_problem(signature)
+        problem = fused_conv_problem(signature)
         if isinstance(problem, str):
             return problem
         if problem.channels != 1:
@@ -64,7 +67,7 @@ class ConvDepthwise(Tactic):
 
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
         """Compile the kernel for this shape."""
-        problem = conv_problem(signature)
+        problem = fused_conv_problem(signature)
         assert isinstance(problem, ConvProblem), problem
         if problem.is_empty:
             return nothing
@@ -74,7 +77,7 @@ class ConvDepthwise(Tactic):
             "THREADS": f"{self.threads}u",
         }
         kernel = device.compile(conv_source("conv_depthwise", problem, macros, "conv_depthwise.cu"))
-        return conv_launch(kernel, self._blocks(problem), self.threads)
+        return conv_launch(kernel, self._blocks(problem), self.threads, problem)
 
     def _blocks(self, problem: ConvProblem) -> int:
         _, height, width = problem.window.out

@@ -6,7 +6,8 @@
 // windows touch, holds one row of vectors and adds each to all outputs that it meets, so that an element is loaded
 // once and not once for each tap. Threads next to each other have neighbouring channels, then neighbouring columns.
 // Moves (x + y) * sizeof(T) bytes, x once for each of the threads whose windows share it, from the cache; and the
-// VECTOR * TAPS weights of the thread's channels, which lie together and stay in registers.
+// VECTOR * TAPS weights of the thread's channels, which lie together and stay in registers. Results pass through the
+// epilogue (epilogue_source.py).
 
 constexpr u32 PARTS = GROUPS / VECTOR;
 constexpr u32 TILES_H = (OUT_H + ROWS - 1) / ROWS, TILES_W = (OUT_W + COLUMNS - 1) / COLUMNS;
@@ -25,8 +26,10 @@ __device__ constexpr bool meets(u32 i, u32 outputs, u32 stride, u32 kernel, u32 
     return false;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-conv_depthwise_nhwc(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+conv_depthwise_nhwc(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y
+                    EPILOGUE_PARAMETERS) {
+    await_predecessors();
     const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
     if (i >= (u64)BATCH * (TILES_H * TILES_W) * PARTS) return;
     const u32 part = (u32)(i % PARTS), tile = (u32)(i / PARTS % (TILES_H * TILES_W));
@@ -80,14 +83,20 @@ conv_depthwise_nhwc(const T* __restrict__ x, const T* __restrict__ w, const T* _
     }
 
     Vector* const to = (Vector*)y + image * (OUT_SIZE * PARTS) + part;
+    const Epilogue epilogue{EPILOGUE_ARGUMENTS};
+    const auto finished = [&](A result, u32 pixel, u32 v) {
+        if constexpr (Epilogue::EMPTY) return result;
+        return epilogue.finish_at(result, ((image * OUT_SIZE + pixel) * PARTS + part) * VECTOR + v);
+    };
 #pragma unroll
     for (u32 r = 0; r < ROWS; r++)
 #pragma unroll
         for (u32 c = 0; c < COLUMNS; c++) {
             if ((OUT_H % ROWS != 0 && p0 + r >= OUT_H) || (OUT_W % COLUMNS != 0 && q0 + c >= OUT_W)) continue;
             Vector made;
+            const u32 pixel = (p0 + r) * OUT_W + q0 + c;
 #pragma unroll
-            for (u32 v = 0; v < VECTOR; v++) made.of[v] = narrow(sum[r][c][v]);
-            to[(u64)((p0 + r) * OUT_W + q0 + c) * PARTS] = made;
+            for (u32 v = 0; v < VECTOR; v++) made.of[v] = narrow(finished(sum[r][c][v], pixel, v));
+            to[(u64)pixel * PARTS] = made;
         }
 }

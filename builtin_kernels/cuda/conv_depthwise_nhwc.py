@@ -11,10 +11,12 @@ import numpy as np
 from tactician.builtin_kernels.cuda.conv_direct import conv_launch
 from tactician.builtin_kernels.cuda.conv_problem import ConvProblem
 from tactician.builtin_kernels.cuda.conv_stages import conv_source, nothing
-from tactician.builtin_kernels.cuda.conv_wgmma import nhwc_problem
+from tactician.builtin_kernels.cuda.conv_wgmma import fused_nhwc_problem
+from tactician.builtin_kernels.cuda.epilogue import epilogue_form
 from tactician.builtin_kernels.cuda.indexing import MAX_INDEX_32, ceil_div
 from tactician.builtin_kernels.nhwc import CONV
 from tactician.signature import OpSignature, numpy_dtype
+from tactician.tactics.fused_form import FusedForm
 from tactician.tactics.tactic import Launch, Tactic
 
 MAX_PRODUCTS = 1024
@@ -34,6 +36,7 @@ class ConvDepthwiseNhwc(Tactic):
 
     op: ClassVar[str] = CONV
     target: ClassVar[str] = "cuda"
+    fused_forms: ClassVar[tuple[FusedForm, ...]] = (epilogue_form(CONV),)
 
     vector: int = 8
     """Channels of a thread."""
@@ -47,7 +50,7 @@ class ConvDepthwiseNhwc(Tactic):
     @classmethod
     def candidates(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
         """Yield tiles of outputs, the largest first that leave no multiprocessor idle."""
-        problem = nhwc_problem(signature)
+        problem = fused_nhwc_problem(signature)
         found = list(cls.search_space(signature, device))
         if isinstance(problem, ConvProblem) and not problem.is_empty:
             blocks = BUSY * int(device.facts["multiprocessors"])
@@ -61,7 +64,7 @@ class ConvDepthwiseNhwc(Tactic):
     @classmethod
     def search_space(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
         """Yield every vector and tile that fits into a thread's registers."""
-        problem = nhwc_problem(signature)
+        problem = fused_nhwc_problem(signature)
         if isinstance(problem, str) or problem.channels * problem.filters != 1:
             yield cls()
             return
@@ -77,7 +80,7 @@ class ConvDepthwiseNhwc(Tactic):
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
         """Decline what has groups of several channels or filters, other dimensions, and windows too large for registers."""
-        problem = nhwc_problem(signature)
+        problem = fused_nhwc_problem(signature)
         if isinstance(problem, str):
             return problem
         if problem.channels != 1 or problem.filters != 1:
@@ -95,7 +98,7 @@ class ConvDepthwiseNhwc(Tactic):
 
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
         """Compile the kernel for this shape."""
-        problem = nhwc_problem(signature)
+        problem = fused_nhwc_problem(signature)
         assert isinstance(problem, ConvProblem), problem
         if problem.is_empty:
             return nothing
@@ -106,7 +109,7 @@ class ConvDepthwiseNhwc(Tactic):
             "THREADS": f"{self.threads}u",
         }
         kernel = device.compile(conv_source("conv_depthwise_nhwc", problem, macros, "conv_depthwise_nhwc.cu"))
-        return conv_launch(kernel, self._blocks(problem), self.threads)
+        return conv_launch(kernel, self._blocks(problem), self.threads, problem)
 
     def _blocks(self, problem: ConvProblem) -> int:
         _, height, width = problem.window.out

@@ -12,6 +12,7 @@ constexpr u32 CHUNK_TAPS = CHUNK / TAPS > 0 ? TAPS : CHUNK;  // large windows ar
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 conv_direct(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y) {
+    await_predecessors();
     __shared__ __align__(16) A weights[CHUNK_CHANNELS * CHUNK_TAPS][BLOCK_M];
     constexpr u32 TILES_N = (PIXELS + THREADS * THREAD_N - 1) / (THREADS * THREAD_N);
     const u32 tile_m = blockIdx.x % TILES_M, tile_n = blockIdx.x / TILES_M % TILES_N;

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from tactician.builtin_kernels.cuda.conv_problem import ConvProblem, conv_problem
-from tactician.builtin_kernels.cuda.conv_stages import bias_of, conv_source, nothing
+from tactician.builtin_kernels.cuda.conv_stages import conv_source, nothing, operands
 from tactician.signature import OpSignature
 from tactician.tactics.tactic import Launch, Tactic
 
@@ -72,7 +72,7 @@ class ConvDirect(Tactic):
             "CHUNK": f"{self._chunk(problem)}u",
         }
         kernel = device.compile(conv_source("conv_direct", problem, macros, "conv_direct.cu"))
-        return conv_launch(kernel, self._blocks(problem), self.threads)
+        return conv_launch(kernel, self._blocks(problem), self.threads, problem)
 
     def _blocks(self, problem: ConvProblem) -> int:
         return problem.tiles(self.block_m, self.threads * self.thread_n)
@@ -85,11 +85,12 @@ class ConvDirect(Tactic):
         return most // taps * taps if most >= taps else most
 
 
-def conv_launch(kernel: Any, grid: int, threads: int) -> Launch:
+def conv_launch(kernel: Any, grid: int, threads: int, problem: ConvProblem) -> Launch:
     """Return the launch of a kernel that takes x, the filters, the bias (or null) and the result."""
 
     def run(inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any) -> None:
-        kernel.launch(stream, grid, threads, inputs[0], inputs[1], bias_of(inputs), outputs[0])
+        x, w, bias, read = operands(problem, inputs)
+        kernel.launch(stream, grid, threads, x, w, bias, outputs[0], *read)
 
     return run
 

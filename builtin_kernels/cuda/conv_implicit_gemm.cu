@@ -9,7 +9,7 @@
 // of k (SPLITS blocks share a tile; each writes its part of the sums to `parts`, float[SPLITS, y's shape]). STAGES
 // tiles lie in shared memory: w's as [filter][k] by cp.async; x's as [k][pixel], by cp.async where one access has 4
 // bytes or more (float32; vectors of a 1 x 1 convolution), else through registers, VECTOR pixels at a time.
-// Fragments of mma.sync: see conv_mma.cuh. A tile reads (BLOCK_M + BLOCK_N) * K * sizeof(T) bytes.
+// Results pass through the epilogue (epilogue_source.py). Fragments of mma.sync: see conv_mma.cuh. A tile reads (BLOCK_M + BLOCK_N) * K * sizeof(T) bytes.
 
 constexpr u32 THREADS = WARPS_M * WARPS_N * 32;
 constexpr u32 WARP_M = BLOCK_M / WARPS_M, WARP_N = BLOCK_N / WARPS_N;
@@ -100,7 +100,8 @@ private:
 };
 
 // Writes sums of one filter at VECTOR_D neighbouring pixels.
-__device__ __forceinline__ void store(const float* sum, T* y, float* parts, const T* bias, u32 split, u32 group, u32 filter, u32 pixel) {
+__device__ __forceinline__ void store(const float* sum, T* y, float* parts, const T* bias, const Epilogue& epilogue, u32 split, u32 group,
+                                      u32 filter, u32 pixel) {
     const u64 at = ((u64)(pixel / OUT_SIZE * GROUPS + group) * FILTERS + filter) * OUT_SIZE + pixel % OUT_SIZE;
     if constexpr (SPLITS > 1) {
         Pack<float, VECTOR_D> out;
@@ -111,14 +112,15 @@ __device__ __forceinline__ void store(const float* sum, T* y, float* parts, cons
         const float added = HAS_BIAS ? to_float(bias[group * FILTERS + filter]) : 0.f;
         Pack<T, VECTOR_D> out;
 #pragma unroll
-        for (u32 e = 0; e < VECTOR_D; e++) out.at[e] = Convert<T>::from(sum[e] + added);
+        for (u32 e = 0; e < VECTOR_D; e++) out.at[e] = Convert<T>::from(epilogue.finish_at(sum[e] + added, at + e));
         *(Pack<T, VECTOR_D>*)(y + at) = out;
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 conv_implicit_gemm(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y,
-                   float* __restrict__ parts) {
+                   float* __restrict__ parts EPILOGUE_PARAMETERS) {
+    await_predecessors();
     constexpr u32 TILES_M = (FILTERS + BLOCK_M - 1) / BLOCK_M, TILES_N = (PIXELS + BLOCK_N - 1) / BLOCK_N;
     extern __shared__ __align__(16) unsigned char shared[];
     T* const tiles = (T*)shared;
@@ -130,6 +132,7 @@ conv_implicit_gemm(const T* __restrict__ x, const T* __restrict__ w, const T* __
     const u32 warp_row = warp % WARPS_M * WARP_M, warp_column = warp / WARPS_M * WARP_N;
     w += (u64)group * FILTERS * PITCH;
     Gather gather(x, column0, group);
+    const Epilogue epilogue{EPILOGUE_ARGUMENTS};
 
     float sum[WARP_M / 16][WARP_N / 8][4];
 #pragma unroll
@@ -190,6 +193,6 @@ conv_implicit_gemm(const T* __restrict__ x, const T* __restrict__ w, const T* __
             for (u32 e = 0; e < 4; e += VECTOR_D) {
                 const u32 filter = row0 + warp_row + 16 * i + e / 2 * 8 + lane / 4;
                 const u32 pixel = column0 + warp_column + 8 * j + lane % 4 * 2 + e % 2;
-                if (filter < FILTERS && pixel < PIXELS) store(&sum[i][j][e], y, parts, bias, split, group, filter, pixel);
+                if (filter < FILTERS && pixel < PIXELS) store(&sum[i][j][e], y, parts, bias, epilogue, split, group, filter, pixel);
             }
 }

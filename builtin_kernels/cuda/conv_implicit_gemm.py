@@ -7,20 +7,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from tactician.builtin_kernels.cuda.compiler import KernelSource
-from tactician.builtin_kernels.cuda.conv_problem import ConvProblem, conv_problem
+from tactician.builtin_kernels.cuda.conv_problem import ConvProblem, fused_conv_problem
 from tactician.builtin_kernels.cuda.conv_stages import (
     adder,
     best,
-    bias_of,
     conv_source,
     decline_split,
     nothing,
+    operands,
     packer,
     part_bytes,
     splits,
 )
+from tactician.builtin_kernels.cuda.epilogue import epilogue_form
 from tactician.builtin_kernels.cuda.indexing import MAX_INDEX_32, ceil_div, power_of_two_below
 from tactician.signature import OpSignature, numpy_dtype
+from tactician.tactics.fused_form import FusedForm
 from tactician.tactics.tactic import Launch, Tactic
 
 INSTRUCTIONS = {
@@ -43,6 +45,7 @@ class ConvImplicitGemm(Tactic):
 
     op: ClassVar[str] = "ai.onnx::Conv"
     target: ClassVar[str] = "cuda"
+    fused_forms: ClassVar[tuple[FusedForm, ...]] = (epilogue_form("ai.onnx::Conv"),)
 
     block_m: int = 64
     """Filters of a block's tile."""
@@ -64,7 +67,7 @@ class ConvImplicitGemm(Tactic):
     @classmethod
     def candidates(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
         """Yield the tiles that a simple cost model likes best, in the better order of k, split where tiles are few."""
-        problem = conv_problem(signature)
+        problem = fused_conv_problem(signature)
         if isinstance(problem, str) or problem.dtype not in INSTRUCTIONS:
             yield cls()
             return
@@ -97,7 +100,7 @@ class ConvImplicitGemm(Tactic):
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
         """Decline old GPUs, element types without tensor cores, and tiles that don't fit."""
-        problem = conv_problem(signature)
+        problem = fused_conv_problem(signature)
         if isinstance(problem, str):
             return problem
         if problem.dtype not in INSTRUCTIONS:
@@ -113,18 +116,18 @@ class ConvImplicitGemm(Tactic):
 
     def numerics(self, signature: OpSignature) -> frozenset[str]:
         """Return that float32 operands are rounded to tf32."""
-        tensor = signature.input(0)
+        tensor = signature.anchor.input(0)
         return frozenset({"tf32"} if tensor is not None and tensor.dtype == "float32" else ())
 
     def workspace(self, signature: OpSignature, device: Any) -> int:
         """Return the bytes of the reordered filters and of the partial sums."""
-        problem = conv_problem(signature)
+        problem = fused_conv_problem(signature)
         assert isinstance(problem, ConvProblem), problem
         return 0 if problem.is_empty else self._packed_bytes(problem) + part_bytes(problem, self.split_k)
 
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
         """Compile the kernels for this shape: reordering of the filters, product, and sum of the parts, as needed."""
-        problem = conv_problem(signature)
+        problem = fused_conv_problem(signature)
         assert isinstance(problem, ConvProblem), problem
         if problem.is_empty:
             return nothing
@@ -139,14 +142,14 @@ class ConvImplicitGemm(Tactic):
         )
 
         def run(inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any) -> None:
-            x, filters, bias, y = inputs[0], inputs[1], bias_of(inputs), outputs[0]
+            (x, filters, bias, read), y = operands(problem, inputs), outputs[0]
             scratch = 0 if workspace is None else workspace.pointer
             parts = scratch + packed_bytes
             if pack is not None:
                 pack(stream, filters, scratch)
                 filters = scratch
-            kernel.launch(stream, grid, threads, x, filters, bias, y, parts, shared_bytes=shared_bytes)
-            add(stream, parts, bias, y)
+            kernel.launch(stream, grid, threads, x, filters, bias, y, parts, *read, shared_bytes=shared_bytes)
+            add(stream, parts, bias, y, *read)
 
         return run
 

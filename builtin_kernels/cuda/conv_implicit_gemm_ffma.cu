@@ -7,7 +7,7 @@
 // tile; each writes its part of the sums to `parts`, A[SPLITS, y's shape]); a thread THREAD_M x THREAD_N of it, in
 // groups of GROUP_M x GROUP_N that lie spread over the tile, so that neighbouring threads read neighbouring words of
 // shared memory. The next tiles come to registers while this one's, in shared memory as [k][filter] and [k][pixel],
-// widened to A, are multiplied. A tile reads (BLOCK_M + BLOCK_N) * K * sizeof(T) bytes.
+// widened to A, are multiplied. Results pass through the epilogue (epilogue_source.py). A tile reads (BLOCK_M + BLOCK_N) * K * sizeof(T) bytes.
 
 constexpr u32 THREADS_N = BLOCK_N / THREAD_N, THREADS = BLOCK_M / THREAD_M * THREADS_N;
 constexpr u32 STEPS = (DEPTH + BLOCK_K - 1) / BLOCK_K;
@@ -79,7 +79,8 @@ template <u32 BLOCK, u32 THREAD, u32 GROUP> __device__ __forceinline__ u32 place
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 conv_implicit_gemm_ffma(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
-                        T* __restrict__ y, A* __restrict__ parts) {
+                        T* __restrict__ y, A* __restrict__ parts EPILOGUE_PARAMETERS) {
+    await_predecessors();
     constexpr u32 TILES_M = (FILTERS + BLOCK_M - 1) / BLOCK_M, TILES_N = (PIXELS + BLOCK_N - 1) / BLOCK_N;
     __shared__ __align__(16) A shared_a[2][BLOCK_K][BLOCK_M + PAD_A];
     __shared__ __align__(16) A shared_b[2][BLOCK_K][BLOCK_N];
@@ -140,6 +141,7 @@ conv_implicit_gemm_ffma(const T* __restrict__ x, const T* __restrict__ w, const 
     }
 
     // 5. the results
+    const Epilogue epilogue{EPILOGUE_ARGUMENTS};
 #pragma unroll
     for (u32 j = 0; j < THREAD_N; j += VECTOR_D) {
         const u32 pixel = column0 + place<BLOCK_N, THREAD_N, GROUP_N>(thread_n, j);
@@ -159,7 +161,7 @@ conv_implicit_gemm_ffma(const T* __restrict__ x, const T* __restrict__ w, const 
                 const A added = HAS_BIAS ? wide(bias[group * FILTERS + filter]) : 0;
                 Pack<T, VECTOR_D> out;
 #pragma unroll
-                for (u32 e = 0; e < VECTOR_D; e++) out.at[e] = narrow(sum[i][j + e] + added);
+                for (u32 e = 0; e < VECTOR_D; e++) out.at[e] = narrow(epilogue.finish_at(sum[i][j + e] + added, at + e));
                 *(Pack<T, VECTOR_D>*)(y + at) = out;
             }
         }

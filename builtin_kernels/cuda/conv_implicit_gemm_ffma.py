@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from tactician.builtin_kernels.cuda.compiler import KernelSource
-from tactician.builtin_kernels.cuda.conv_problem import ConvProblem, conv_problem
+from tactician.builtin_kernels.cuda.conv_problem import ConvProblem, fused_conv_problem
 from tactician.builtin_kernels.cuda.conv_stages import (
     adder,
     best,
-    bias_of,
     conv_source,
     decline_split,
     nothing,
+    operands,
     part_bytes,
     splits,
 )
+from tactician.builtin_kernels.cuda.epilogue import epilogue_form
 from tactician.builtin_kernels.cuda.indexing import MAX_INDEX_32, power_of_two_below
 from tactician.signature import OpSignature, numpy_dtype
+from tactician.tactics.fused_form import FusedForm
 from tactician.tactics.tactic import Launch, Tactic
 
 STATIC_SHARED_BYTES = 48 * 1024
@@ -34,6 +36,7 @@ class ConvImplicitGemmFfma(Tactic):
 
     op: ClassVar[str] = "ai.onnx::Conv"
     target: ClassVar[str] = "cuda"
+    fused_forms: ClassVar[tuple[FusedForm, ...]] = (epilogue_form("ai.onnx::Conv"),)
 
     block_m: int = 64
     """Filters of a block's tile."""
@@ -51,7 +54,7 @@ class ConvImplicitGemmFfma(Tactic):
     @classmethod
     def candidates(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
         """Yield the tiles that a simple cost model likes best, split where tiles are few."""
-        problem = conv_problem(signature)
+        problem = fused_conv_problem(signature)
         if isinstance(problem, str):
             yield cls()
             return
@@ -77,7 +80,7 @@ class ConvImplicitGemmFfma(Tactic):
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
         """Decline what is no convolution of one floating-point type, and tiles that don't fit."""
-        problem = conv_problem(signature)
+        problem = fused_conv_problem(signature)
         if isinstance(problem, str):
             return problem
         if self._shared_bytes(problem) > STATIC_SHARED_BYTES:
@@ -88,13 +91,13 @@ class ConvImplicitGemmFfma(Tactic):
 
     def workspace(self, signature: OpSignature, device: Any) -> int:
         """Return the bytes of the partial sums."""
-        problem = conv_problem(signature)
+        problem = fused_conv_problem(signature)
         assert isinstance(problem, ConvProblem), problem
         return part_bytes(problem, self.split_k)
 
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
         """Compile the kernels for this shape."""
-        problem = conv_problem(signature)
+        problem = fused_conv_problem(signature)
         assert isinstance(problem, ConvProblem), problem
         if problem.is_empty:
             return nothing
@@ -103,9 +106,9 @@ class ConvImplicitGemmFfma(Tactic):
         grid, threads = self._blocks(problem), self._threads
 
         def run(inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any) -> None:
-            bias = bias_of(inputs)
-            kernel.launch(stream, grid, threads, inputs[0], inputs[1], bias, outputs[0], workspace)
-            add(stream, workspace, bias, outputs[0])
+            x, filters, bias, read = operands(problem, inputs)
+            kernel.launch(stream, grid, threads, x, filters, bias, outputs[0], workspace, *read)
+            add(stream, workspace, bias, outputs[0], *read)
 
         return run
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from tactician.builtin_kernels.cuda.epilogue import FusedCall, fused_call
+from tactician.builtin_kernels.cuda.epilogue_source import Epilogue
 from tactician.builtin_kernels.cuda.indexing import MAX_INDEX_32, Shape, ceil_div
 from tactician.signature import OpSignature, TensorType
 
@@ -97,6 +99,13 @@ class ConvProblem:
     window: Window
     bias: bool
     dtype: str
+    call: FusedCall | None = None
+    """The node that it is of, where operators behind the convolution are fused with it."""
+
+    @property
+    def epilogue(self) -> Epilogue:
+        """What is done to the results."""
+        return Epilogue(self.call, self.pixels)
 
     @property
     def depth(self) -> int:
@@ -167,6 +176,19 @@ def conv_problem(signature: OpSignature) -> ConvProblem | str:
         if largest <= MAX_EXTENT
         else f"{largest} elements in one image, filter bank or row need more than 31 bits"
     )
+
+
+def fused_conv_problem(
+    signature: OpSignature, problem_of: Callable[[OpSignature], ConvProblem | str] = conv_problem
+) -> ConvProblem | str:
+    """Return the convolution that ``signature`` asks for with what follows it, or why kernels can't make it."""
+    call = fused_call(signature)
+    problem = call if isinstance(call, str) else problem_of(call.anchor)
+    if isinstance(call, str) or isinstance(problem, str):
+        return problem
+    if call.program is not None and problem.dtype == "float64":
+        return "sums in float64 have no epilogue"
+    return replace(problem, call=call)
 
 
 def window_of(signature: OpSignature, kernel: Sequence[int], size: Sequence[int]) -> Window:

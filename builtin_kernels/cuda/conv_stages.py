@@ -49,11 +49,12 @@ AnyTile = TypeVar("AnyTile", bound=Tile)
 def conv_source(
     name: str, problem: ConvProblem, macros: Mapping[str, int | str], *files: str
 ) -> KernelSource:
-    """Return kernel ``name`` for ``problem``: the geometry's header, then ``files``."""
+    """Return kernel ``name`` for ``problem``: the geometry's header and the epilogue, then ``files``."""
     double: dict[str, int | str] = {"DOUBLE": 1} if problem.dtype == "float64" else {}
     types = {"T": FLOATS[problem.dtype]}
-    head = specialise(name, "wide.cuh", types, {**problem.macros(), **double, **macros})
-    return KernelSource("\n".join([head.text, read_source("conv.cuh", *files)]), name)
+    epilogue, all_macros = problem.epilogue, {**problem.macros(), **double, **macros}
+    head = specialise(name, "wide.cuh", types, all_macros, *epilogue.headers)
+    return KernelSource("\n".join([head.text, epilogue.text(), read_source("conv.cuh", *files)]), name)
 
 
 def best(problem: ConvProblem, tiles: Iterable[AnyTile], multiprocessors: int, most: int) -> list[AnyTile]:
@@ -94,16 +95,19 @@ def part_bytes(problem: ConvProblem, split_k: int) -> int:
     return 0 if split_k == 1 else split_k * problem.outputs * (8 if problem.dtype == "float64" else 4)
 
 
-def adder(problem: ConvProblem, split_k: int, device: Any) -> Callable[[Any, Any, Any, Any], None]:
-    """Return a function ``(stream, parts, bias, y)`` that adds up the parts of a split convolution, if it is split."""
+def adder(problem: ConvProblem, split_k: int, device: Any) -> Callable[..., None]:
+    """Return a function ``(stream, parts, bias, y, *read)`` that adds up the parts of a split convolution, if it is split.
+
+    ``read`` is what the epilogue reads.
+    """
     if split_k == 1:
-        return lambda stream, parts, bias, y: None
+        return lambda stream, parts, bias, y, *read: None
     macros: dict[str, int | str] = {"ADD_PARTS": 1, "SPLITS": f"{split_k}u"}
     kernel = device.compile(conv_source("add_parts", problem, macros, "conv_stages.cu"))
     grid = ceil_div(problem.outputs, _THREADS)
 
-    def add(stream: Any, parts: Any, bias: Any, y: Any) -> None:
-        kernel.launch(stream, grid, _THREADS, parts, bias, y)
+    def add(stream: Any, parts: Any, bias: Any, y: Any, *read: Any) -> None:
+        kernel.launch(stream, grid, _THREADS, parts, bias, y, *read)
 
     return add
 
@@ -128,6 +132,15 @@ def packer(
         kernel.launch(stream, grid, _THREADS, filters, packed)
 
     return pack
+
+
+def operands(problem: ConvProblem, inputs: Sequence[Any]) -> tuple[Any, Any, Any, list[Any]]:
+    """Return the input, the filters, the bias or None, and what the epilogue reads, of a node's inputs."""
+    call = problem.call
+    if call is None:
+        return inputs[0], inputs[1], bias_of(inputs), []
+    x, w, bias = call.places(3)
+    return inputs[x], inputs[w], None if bias < 0 else inputs[bias], [inputs[i] for i in call.reads]
 
 
 def bias_of(inputs: Sequence[Any]) -> Any:

@@ -62,6 +62,6 @@ extern "C" __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, BLOCKS
 __cluster_dims__(CLUSTER_BLOCKS, 1, 1)
 #endif
 conv_wgmma(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
-           const __grid_constant__ TensorMap map_d, const T* __restrict__ bias, T* __restrict__ d) {
-    multiply_tiles(&map_a, &map_b, &map_d, bias, d);
+           const __grid_constant__ TensorMap map_d, const T* __restrict__ bias, T* __restrict__ d EPILOGUE_PARAMETERS) {
+    multiply_tiles(&map_a, &map_b, &map_d, bias, d, Epilogue{EPILOGUE_ARGUMENTS});
 }

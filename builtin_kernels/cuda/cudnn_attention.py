@@ -13,6 +13,7 @@ from tactician.builtin_kernels.cuda.attention_problem import (
     Walk,
     attention_problem,
 )
+from tactician.builtin_kernels.cuda.cudnn_memory import KnownPlans, known_plans
 from tactician.builtin_kernels.cuda.cudnn_plan import (
     LibraryError,
     PlanGraph,
@@ -54,18 +55,18 @@ class CudnnAttention(Tactic):
         if isinstance(problem, str):
             yield cls()
             return
-        try:
-            plans = list(_graph(problem, build_handle(device)).proposals(PROPOSALS))
-        except LibraryError:
-            # one tactic stays, whose `decline` has the library's own words
-            plans = [(cls.engine, cls.knobs)]
-        yield from (cls(engine, knobs) for engine, knobs in plans)
+        plans = _known(signature, problem, device).plans
+        # without any, one tactic stays, whose `decline` has the library's own words
+        yield from (cls(engine, knobs) for engine, knobs, _ in plans or ((cls.engine, cls.knobs, 0),))
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
         """Decline without the library, masks of all kinds but the causal one, and plans that it refuses."""
         problem = _problem(signature, device)
         if isinstance(problem, str):
             return problem
+        known = _known(signature, problem, device)
+        if known.error or known.workspace(self.engine, self.knobs) is not None:
+            return known.error or None
         try:
             _graph(problem, build_handle(device)).build(self.engine, self.knobs)
         except LibraryError as error:
@@ -76,6 +77,9 @@ class CudnnAttention(Tactic):
         """Return the scratch memory that the plan asks for, in bytes."""
         problem = attention_problem(signature)
         assert isinstance(problem, AttentionProblem), problem
+        known = _known(signature, problem, device).workspace(self.engine, self.knobs)
+        if known is not None:
+            return known
         return _graph(problem, build_handle(device)).build(self.engine, self.knobs)
 
     def numerics(self, signature: OpSignature) -> frozenset[str]:
@@ -151,10 +155,15 @@ class AttentionGraph(PlanGraph):
 TACTICS: list[type[Tactic]] = [CudnnAttention]
 
 
-@lru_cache(maxsize=64)  # the calls of a network: describing one anew takes longer than a race
+@lru_cache(maxsize=1024)  # more than the calls of a network: describing one anew takes longer than a race
 def _graph(problem: AttentionProblem, library_handle: int) -> AttentionGraph:
     """Return the graph of a problem; its plans are built once for all of its tactics."""
     return AttentionGraph(problem, {"handle": library_handle})
+
+
+def _known(signature: OpSignature, problem: AttentionProblem, device: Any) -> KnownPlans:
+    what = f"attention {signature.key}"
+    return known_plans(device, what, PROPOSALS, lambda: _graph(problem, build_handle(device)))
 
 
 def _strides(walk: Walk) -> tuple[int, int, int, int]:

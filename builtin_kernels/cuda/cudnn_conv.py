@@ -11,6 +11,7 @@ from tactician.builtin_kernels.cuda.conv_problem import ConvProblem, conv_proble
 from tactician.builtin_kernels.cuda.conv_stages import bias_of
 from tactician.builtin_kernels.cuda.conv_wgmma import nhwc_problem
 from tactician.builtin_kernels.cuda.cudnn_conv_graph import BIAS, ConvGraph, W, X, Y
+from tactician.builtin_kernels.cuda.cudnn_memory import KnownPlans, known_plans
 from tactician.builtin_kernels.cuda.cudnn_plan import (
     DTYPES,
     LibraryError,
@@ -63,12 +64,10 @@ class CudnnConv(Tactic):
             yield cls()
             return
         for tf32 in (False, True) if problem.dtype == "float32" else (False,):
-            try:
-                plans = list(_graph_of(signature, tf32, device).proposals(count))
-            except LibraryError:
-                # one tactic stays, whose `decline` has the library's own words
-                plans = [(cls.engine, cls.knobs)]
-            yield from (cls(engine, knobs, tf32) for engine, knobs in plans)
+            plans = _known(signature, tf32, device, count).plans
+            # without any, one tactic stays, whose `decline` has the library's own words
+            for engine, knobs, _ in plans or ((cls.engine, cls.knobs, 0),):
+                yield cls(engine, knobs, tf32)
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
         """Decline without the library, what it has no form for, and plans that it refuses."""
@@ -77,6 +76,9 @@ class CudnnConv(Tactic):
             return problem
         if self.tf32 and problem.dtype != "float32":
             return f"tf32 is for float32, not for {problem.dtype}"
+        known = _known(signature, self.tf32, device)
+        if known.error or known.workspace(self.engine, self.knobs) is not None:
+            return known.error or None
         try:
             _graph_of(signature, self.tf32, device).build(self.engine, self.knobs)
         except LibraryError as error:
@@ -85,6 +87,9 @@ class CudnnConv(Tactic):
 
     def workspace(self, signature: OpSignature, device: Any) -> int:
         """Return the scratch memory that the plan asks for, in bytes."""
+        known = _known(signature, self.tf32, device).workspace(self.engine, self.knobs)
+        if known is not None:
+            return known
         return _graph_of(signature, self.tf32, device).build(self.engine, self.knobs)
 
     def numerics(self, signature: OpSignature) -> frozenset[str]:
@@ -119,7 +124,7 @@ class CudnnConv(Tactic):
 TACTICS: list[type[Tactic]] = [CudnnConv]
 
 
-@lru_cache(maxsize=64)  # the calls of a network: describing one anew takes longer than a race
+@lru_cache(maxsize=1024)  # more than the calls of a network: describing one anew takes longer than a race
 def _graph(problem: ConvProblem, channels_last: bool, tf32: bool, library_handle: int) -> ConvGraph:
     """Return the graph of a problem; its plans are built once for all of its tactics."""
     return ConvGraph(problem, tf32, {"handle": library_handle}, channels_last)
@@ -129,6 +134,11 @@ def _graph_of(signature: OpSignature, tf32: bool, device: Any) -> ConvGraph:
     problem = _convolution(signature)
     assert isinstance(problem, ConvProblem), problem
     return _graph(problem, signature.op == NHWC_CONV, tf32, build_handle(device))
+
+
+def _known(signature: OpSignature, tf32: bool, device: Any, count: int = PROPOSALS) -> KnownPlans:
+    what = f"convolution {signature.key} {tf32}"
+    return known_plans(device, what, count, lambda: _graph_of(signature, tf32, device))
 
 
 def _convolution(signature: OpSignature) -> ConvProblem | str:

@@ -120,7 +120,7 @@ class PlanGraph(ABC):
         names = (self._graph.get_plan_name_at_index(i) for i in range(self._graph.get_execution_plan_count()))
         self._indices = {name: i for i, name in reversed(list(enumerate(names)))}
         self._workspaces: dict[str, int] = {}
-        self._newest = ""
+        self._written: dict[str, bytes] = {}
 
     @abstractmethod
     def _describe(self) -> None:
@@ -177,10 +177,10 @@ class PlanGraph(ABC):
                 self._indices[name] = self._graph.get_execution_plan_count()
                 self._graph.create_execution_plan(engine, self._knobs(knobs))
             index = self._indices[name]
-            self._newest = ""
             self._graph.build_plan_at_index(index)
-            self._newest = name
             nbytes = int(self._graph.get_workspace_size_plan_at_index(index))
+            # only the plan that was built last can be written: later it would have to be built once more
+            self._written[name] = bytes(self._graph.serialize())
         except Exception as error:  # as above
             raise LibraryError(f"cuDNN refuses the plan {name}: {_first_line(error)}") from error
         self._workspaces[name] = nbytes
@@ -190,9 +190,9 @@ class PlanGraph(ABC):
         """Build a plan and return it as bytes, its compiled kernels included."""
         name = plan_name(engine, knobs)
         with _BUILDING:
-            if self._newest != name:  # the plan that was built last is the one that is written
+            if name not in self._written:
                 self._build(name, engine, knobs)
-            return bytes(self._graph.serialize())
+            return self._written[name]
 
     def _knobs(self, text: str) -> dict[Any, int]:
         members = self._cudnn.knob_type.__members__

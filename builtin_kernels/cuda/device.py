@@ -14,11 +14,13 @@ from tactician.builtin_kernels.cuda.tensor import DeviceTensor
 from tactician.errors import DeviceError, TacticError
 from tactician.plugins.kernel_binary import KernelBinary
 from tactician.plugins.kernel_source import KernelLanguage
-from tactician.plugins.target import Artifacts, Device, Thunk, Timer
+from tactician.plugins.target import Artifacts, Device, Precompiler, Thunk, Timer
 from tactician.signature import TensorType, dtype_name
 
 DEFAULT_SHARED_BYTES = 48 * 1024
 """Dynamic shared memory, in bytes, that a block may have without asking for more."""
+MAX_STREAMS = 64
+"""Streams of others for which a device keeps its own object."""
 
 
 class CudaDevice(Device):
@@ -45,6 +47,8 @@ class CudaDevice(Device):
         self._stream = self.core.create_stream()
         self._kernels: dict[str, Kernel] = {}
         self._lock = threading.Lock()
+        self._streams: dict[int, Any] = {}
+        self._precompiler: Precompiler | None = None
 
     def fingerprint(self) -> dict[str, str]:
         """Return GPU, clocks, power cap, MIG mode, driver and library versions."""
@@ -95,6 +99,15 @@ class CudaDevice(Device):
             )
             stream.sync()
 
+    def fill(self, tensor: DeviceTensor, nbytes: int, byte: int) -> None:
+        """Set all bytes of ``tensor`` on the GPU, and wait."""
+        from cuda.bindings import driver
+
+        if nbytes:
+            self.core.set_current()
+            _check(driver.cuMemsetD8Async(tensor.pointer, byte, nbytes, int(self._stream.handle)))
+            self.synchronize(self._stream)
+
     def download(self, tensor: DeviceTensor, stream: Any = None) -> np.ndarray[Any, Any]:
         """Return a host copy of ``tensor``."""
         from cuda.bindings import driver
@@ -138,12 +151,18 @@ class CudaDevice(Device):
 
         if isinstance(stream, Stream):
             return stream
-        if isinstance(stream, int):
-            return Stream.from_handle(stream)
-        if hasattr(stream, "__cuda_stream__"):
-            return self.core.create_stream(stream)
-        if hasattr(stream, "cuda_stream"):
-            return Stream.from_handle(int(stream.cuda_stream))
+        handle = stream if isinstance(stream, int) else getattr(stream, "cuda_stream", None)
+        if handle is None and hasattr(stream, "__cuda_stream__"):
+            handle = stream.__cuda_stream__()[1]
+        if handle is not None:
+            known = self._streams.get(int(handle))
+            if known is None:
+                if len(self._streams) >= MAX_STREAMS:
+                    self._streams.clear()
+                has_protocol = hasattr(stream, "__cuda_stream__")
+                known = self.core.create_stream(stream) if has_protocol else Stream.from_handle(int(handle))
+                self._streams[int(handle)] = known
+            return known
         raise DeviceError(
             f"{type(stream).__name__} is no CUDA stream; pass an object with __cuda_stream__, a torch stream or a handle"
         )
@@ -181,6 +200,14 @@ class CudaDevice(Device):
             builder.end_building()
         return _Replay(builder.complete(), thunk)
 
+    def precompiler(self, processes: int) -> Precompiler | None:
+        """Return what compiles kernels ahead of the time that they are loaded; the same every time."""
+        from tactician.builtin_kernels.cuda.precompiler import CudaPrecompiler
+
+        if self._precompiler is None:
+            self._precompiler = CudaPrecompiler(self, processes)
+        return self._precompiler
+
     def timer(self) -> Timer:
         """Return a timer by CUDA events around graph replays."""
         from tactician.builtin_kernels.cuda.timer import CudaTimer
@@ -202,8 +229,12 @@ class CudaDevice(Device):
         with self._lock:
             if key not in self._kernels:
                 self.core.set_current()
-                self._kernels[key] = Kernel(code, source.name, self)
+                self._kernels[key] = Kernel(code, source.name, self, early=self._launches_early(source))
             return self._kernels[key]
+
+    def _launches_early(self, source: KernelSource | KernelBinary) -> bool:
+        """Return whether a kernel may be launched before those ahead of it have ended."""
+        return isinstance(source, KernelSource) and source.waits and int(self.facts["sm"]) >= 90
 
 
 @dataclass(frozen=True)
@@ -218,13 +249,13 @@ class _Replay:
 
 
 class Kernel:
-    """A loaded kernel."""
+    """A loaded kernel; ``early`` where it waits itself for those ahead of it, and may be launched before they have ended."""
 
-    def __init__(self, code: bytes, name: str, device: CudaDevice) -> None:
+    def __init__(self, code: bytes, name: str, device: CudaDevice, *, early: bool = False) -> None:
         from cuda.core import ObjectCode
 
         self.name = name
-        self._device = device
+        self._device, self._early = device, early
         self._code = ObjectCode.from_cubin(code)
         try:
             self._kernel = self._code.get_kernel(name)
@@ -264,7 +295,12 @@ class Kernel:
         if config is None:
             if shared_bytes > self._shared_bytes:
                 self._allow_shared(shared_bytes)
-            config = self._configs[key] = LaunchConfig(grid=grid, block=block, shmem_size=shared_bytes)
+            config = self._configs[key] = LaunchConfig(
+                grid=grid,
+                block=block,
+                shmem_size=shared_bytes,
+                programmatic_stream_serialization=self._early,
+            )
         launch(stream, config, self._kernel, *[_argument(a) for a in args])
 
     @cached_property
@@ -304,7 +340,16 @@ class CompileOnlyDevice(CudaDevice):
         if not isinstance(source, KernelSource | KernelBinary):
             return source.load(self)
         loadable_code(source, str(self.facts["arch"]), self.artifacts)
+        return self.no_kernel()
+
+    @staticmethod
+    def no_kernel() -> Any:
+        """Return what stands for a kernel that can't be launched."""
         return _NoKernel()
+
+    def precompiler(self, processes: int) -> Precompiler | None:
+        """Return None: nothing is measured here."""
+        return None
 
 
 class _NoKernel:

@@ -4,6 +4,7 @@
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 fill(const TA* __restrict__ a, const TB* __restrict__ b, T* __restrict__ y) {
+    await_predecessors();
     const Index i = (Index)blockIdx.x * THREADS + threadIdx.x;
     if (i < COUNT) y[i] = (T)(VALUE);
 }

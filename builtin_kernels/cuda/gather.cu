@@ -15,6 +15,7 @@ __device__ __forceinline__ Index entry(const I* __restrict__ indices, Index plac
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 gather(const Word* __restrict__ source, const I* __restrict__ indices, Word* __restrict__ target) {
+    await_predecessors();
     const Index first = (Index)blockIdx.x * (THREADS * UNROLL) + threadIdx.x;
 #pragma unroll
     for (u32 u = 0; u < UNROLL; u++) {

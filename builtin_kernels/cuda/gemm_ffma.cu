@@ -95,6 +95,7 @@ struct Step {
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 gemm_ffma(const T* __restrict__ a, const T* __restrict__ b, const T* __restrict__ bias, T* __restrict__ d) {
+    await_predecessors();
     typedef Tile<BLOCK_M, M, VECTOR_A, !TRANS_A> TileA;
     typedef Tile<BLOCK_N, N, VECTOR_B, TRANS_B> TileB;
     constexpr u32 TILES_M = (M + BLOCK_M - 1) / BLOCK_M, TILES = TILES_M * ((N + BLOCK_N - 1) / BLOCK_N);

@@ -85,6 +85,7 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const u32 (&a)[4], u32
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 gemm_mma(const T* __restrict__ a, const T* __restrict__ b, const T* __restrict__ bias, T* __restrict__ d) {
+    await_predecessors();
     typedef Tile<BLOCK_M, M, VECTOR_A, !TRANS_A> TileA;
     typedef Tile<BLOCK_N, N, VECTOR_B, TRANS_B> TileB;
     constexpr u32 TILES_M = (M + BLOCK_M - 1) / BLOCK_M, TILES = TILES_M * ((N + BLOCK_N - 1) / BLOCK_N);

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from tactician.builtin_kernels.cuda.epilogue import FusedCall, fused_call
+from tactician.builtin_kernels.cuda.epilogue_source import Epilogue
 from tactician.builtin_kernels.cuda.indexing import MAX_INDEX_32, Shape, broadcast_strides, ceil_div, collapse
 from tactician.signature import OpSignature, TensorType
 from tactician.tactics.tactic import Launch
@@ -53,6 +55,13 @@ class GemmProblem:
     beta: float = 1.0
     bias: Bias = "none"
     dtype: str = "float32"
+    call: FusedCall | None = None
+    """The node that it is of, where operators behind the product are fused with it."""
+
+    @property
+    def epilogue(self) -> Epilogue:
+        """What is done to the results."""
+        return Epilogue(self.call, self.m)
 
     @property
     def stride_d(self) -> int:
@@ -113,6 +122,15 @@ def gemm_problem(signature: OpSignature) -> GemmProblem | str:
     if max(problem.m, problem.n, problem.k, problem.tiles(16, 16)) > MAX_EXTENT:
         return f"sizes {problem.m} x {problem.n} x {problem.k}, batch {problem.batch} need more than 31 bits"
     return problem
+
+
+def fused_gemm_problem(signature: OpSignature) -> GemmProblem | str:
+    """Return the product that ``signature`` asks for with what follows it, or why kernels can't make it."""
+    call = fused_call(signature)
+    problem = call if isinstance(call, str) else gemm_problem(call.anchor)
+    if isinstance(call, str) or isinstance(problem, str):
+        return problem
+    return replace(problem, call=call)
 
 
 def gemm_launch(kernel_launch: Callable[..., Any], grid: int, threads: int, shared_bytes: int = 0) -> Launch:

@@ -198,6 +198,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 __cluster_dims__(SPLIT_K, 1, 1)
 #endif
 gemm_small_m(const T* __restrict__ a, const T* __restrict__ b, const T* __restrict__ bias, T* __restrict__ d) {
+    await_predecessors();
     constexpr u32 TILES = (N + COLUMNS - 1) / COLUMNS;
     extern __shared__ __align__(16) unsigned char shared[];
     T* const shared_a = (T*)shared;

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from tactician.builtin_kernels.cuda.compiler import KernelSource, read_source
+from tactician.builtin_kernels.cuda.epilogue import epilogue_form
 from tactician.builtin_kernels.cuda.gemm_problem import (
     FLOATS,
     GEMM_OPS,
     GemmProblem,
-    gemm_problem,
+    fused_gemm_problem,
     nothing,
 )
 from tactician.builtin_kernels.cuda.indexing import ceil_div
@@ -20,6 +21,7 @@ from tactician.builtin_kernels.cuda.tensor_map import ALIGNMENT, mapper
 from tactician.builtin_kernels.cuda.wgmma import KINDS, multiply_text
 from tactician.builtin_kernels.cuda.wgmma_tile import LINE_ELEMENTS, ProductShape, WgmmaTile, most_promising
 from tactician.signature import OpSignature
+from tactician.tactics.fused_form import FusedForm
 from tactician.tactics.tactic import Launch, Tactic
 
 
@@ -29,11 +31,12 @@ class GemmWgmma(WgmmaTile, Tactic):
 
     op: ClassVar[tuple[str, ...]] = GEMM_OPS
     target: ClassVar[str] = "cuda"
+    fused_forms: ClassVar[tuple[FusedForm, ...]] = (epilogue_form(*GEMM_OPS),)
 
     @classmethod
     def candidates(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
         """Yield what a model of waves and steps takes to be fastest, best first."""
-        problem, found = gemm_problem(signature), list(cls.search_space(signature, device))
+        problem, found = fused_gemm_problem(signature), list(cls.search_space(signature, device))
         if isinstance(problem, GemmProblem) and len(found) > 1:
             found = most_promising(found, product_shape(problem), int(device.facts["multiprocessors"]))
         yield from found
@@ -41,7 +44,7 @@ class GemmWgmma(WgmmaTile, Tactic):
     @classmethod
     def search_space(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
         """Yield all tiles that fit the shape, with as many stages as shared memory holds."""
-        problem = gemm_problem(signature)
+        problem = fused_gemm_problem(signature)
         if isinstance(problem, str) or problem.is_empty or problem.k == 0:
             yield cls()
             return
@@ -50,7 +53,7 @@ class GemmWgmma(WgmmaTile, Tactic):
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
         """Decline other GPUs than Hopper, types without this instruction, and rows that TMA can't address."""
-        problem = gemm_problem(signature)
+        problem = fused_gemm_problem(signature)
         if isinstance(problem, str):
             return problem
         if problem.dtype not in KINDS:
@@ -66,19 +69,23 @@ class GemmWgmma(WgmmaTile, Tactic):
 
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
         """Compile the kernel for this shape; maps of the tensors are made when addresses are first seen."""
-        problem = gemm_problem(signature)
+        problem = fused_gemm_problem(signature)
         assert isinstance(problem, GemmProblem), problem
         if problem.is_empty:
             return nothing
-        kernel = device.compile(self.source(problem))
-        grid = self.grid(product_shape(problem), int(device.facts["multiprocessors"]))
-        threads, shared = self.threads(), self.shared_bytes()
+        kernel, shape = device.compile(self.source(problem)), product_shape(problem)
+        grid = self.grid(shape, int(device.facts["multiprocessors"]))
+        threads, shared = self.threads(), self.shared_bytes(shape.vectors)
         map_a, map_b, map_d = self._mappers(problem)
+        assert problem.call is not None
+        at_a, at_b, at_bias = problem.call.places(3)
+        reads = problem.call.reads
 
         def run(inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any) -> None:
-            bias = inputs[2] if len(inputs) > 2 else None
-            maps = map_a(inputs[0]), map_b(inputs[1]), map_d(outputs[0])
-            kernel.launch(stream, grid, threads, *maps, bias, outputs[0], shared_bytes=shared)
+            bias = None if at_bias < 0 else inputs[at_bias]
+            maps = map_a(inputs[at_a]), map_b(inputs[at_b]), map_d(outputs[0])
+            read = [inputs[i] for i in reads]
+            kernel.launch(stream, grid, threads, *maps, bias, outputs[0], *read, shared_bytes=shared)
 
         return run
 
@@ -87,10 +94,11 @@ class GemmWgmma(WgmmaTile, Tactic):
         macros = problem.macros() | self.macros()
         macros |= {"SEGMENTS": "1u", "SEGMENT": "K", "BATCH": f"{problem.batch}u"}
         macros |= {"BIAS_ROW": int(problem.bias == "row")}
-        head = specialise("gemm_wgmma", "tile_order.cuh", {"T": FLOATS[problem.dtype]}, macros, "hopper.cuh")
+        types, headers = {"T": FLOATS[problem.dtype]}, ("hopper.cuh", *problem.epilogue.headers)
+        head = specialise("gemm_wgmma", "tile_order.cuh", types, macros, *headers)
         multiply = multiply_text(self.block_n, problem.dtype, problem.trans_a, not problem.trans_b)
         body = read_source("wgmma_tiles.cuh", "gemm_wgmma.cu")
-        return KernelSource("\n".join([head.text, multiply, body]), "gemm_wgmma")
+        return KernelSource("\n".join([head.text, multiply, problem.epilogue.text(), body]), "gemm_wgmma")
 
     def _mappers(self, problem: GemmProblem) -> tuple[Any, Any, Any]:
         line = LINE_ELEMENTS
@@ -111,7 +119,8 @@ class GemmWgmma(WgmmaTile, Tactic):
 def product_shape(problem: GemmProblem) -> ProductShape:
     """Return what a product comes to in tiles."""
     boxes, used = ceil_div(problem.k, LINE_ELEMENTS), min(problem.k, LINE_ELEMENTS)
-    return ProductShape(problem.m, problem.n, boxes, used, problem.batch)
+    vectors = max(1, (problem.bias == "row") + problem.epilogue.vectors)
+    return ProductShape(problem.m, problem.n, boxes, used, problem.batch, vectors)
 
 
 def _box_rows(k_major: bool, extent: int, slices: int) -> int:

@@ -6,57 +6,10 @@
 //   of whole 16 bytes. map_a, map_b and map_d describe a, b and d as tensors [batch, rows, columns].
 //
 // wgmma_tiles.cuh says who does what, wgmma_8bit.cuh how sums are kept. 8-bit operands can be K-major only: a tile of
-// either is one box of 128 of k, and what lies outside of a matrix is zero. An instruction multiplies 32 of k. Scales of
-// columns are read once for each tile and wait in shared memory behind the biases, times scale_a.
+// either is one box of 128 of k, and what lies outside of a matrix is zero. An instruction multiplies 32 of k. scale_a
+// times the scales of a tile's columns wait in shared memory beside the biases.
 // A tile reads (BLOCK_M + BLOCK_N) * K bytes, writes BLOCK_M * BLOCK_N * sizeof(T), does 2 * BLOCK_M * BLOCK_N * K operations.
 // Where b is stored as [K, N], a transposition into scratch memory goes before.
-
-struct Scales {
-    const ScaleA* a;
-    const ScaleB* b;
-};
-
-// In shared memory behind the tiles: what scales each column, for each consumer, in the place of the biases where there
-// are none; where it comes from; and, where all columns have the same, that, for each consumer.
-__device__ __forceinline__ u32 kept_scales(const Shared& at) { return at.bias + (BIAS_ROW ? 4 * CONSUMERS * BLOCK_N : 0); }
-__device__ __forceinline__ u32 kept_sources(const Shared& at) {
-    return at.bias + (BIAS_ROW && SCALE_COLUMNS ? 8 : 4) * CONSUMERS * BLOCK_N;
-}
-__device__ __forceinline__ u32 kept_scale(const Shared& at, u32 consumer) { return kept_sources(at) + 16 + 4 * consumer; }
-
-__device__ __forceinline__ void leave_sources(const ScaleA* a, const ScaleB* b) {
-    extern __shared__ __align__(1024) unsigned char raw[];  // the same as in multiply_tiles
-    const u32 to = kept_sources(Shared(shared_address(raw)));
-    asm volatile("st.shared.v2.b64 [%0], {%1, %2};" ::"r"(to), "l"(a), "l"(b) : "memory");
-}
-
-// What the products of a column are multiplied by.
-__device__ __forceinline__ float scale_of_column(const Shared& at, u32 column) {
-    if (RAW_SUMS) return 1;
-    Scales from;
-    asm volatile("ld.shared.v2.b64 {%0, %1}, [%2];" : "=l"(from.a), "=l"(from.b) : "r"(kept_sources(at)) : "memory");
-    float scale = ALPHA;
-    if (HAS_SCALE_A) scale *= to_float(*from.a);
-    if (HAS_SCALE_B) scale *= to_float(from.b[SCALE_COLUMNS ? column : 0]);
-    return scale;
-}
-
-__device__ __forceinline__ void keep_scales(const Shared& at, const TilePlace& place, u32 consumer, u32 t) {
-    if constexpr (SCALED)
-        for (u32 i = t; i < (SCALE_COLUMNS ? BLOCK_N : 1); i += WARPGROUP) {
-            const float scale = place.column + i < N ? scale_of_column(at, place.column + i) : 0;
-            const u32 to = SCALE_COLUMNS ? kept_scales(at) + 4 * (consumer * BLOCK_N + i) : kept_scale(at, consumer);
-            asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(scale) : "memory");
-        }
-}
-
-__device__ __forceinline__ Pack<float, 2> scale_pair(const Shared& at, u32 consumer, u32 column) {
-    if (RAW_SUMS) return {{1, 1}};
-    if (SCALE_COLUMNS) return shared_pair(kept_scales(at) + 4 * (consumer * BLOCK_N + column));
-    float scale;
-    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(scale) : "r"(kept_scale(at, consumer)) : "memory");
-    return {{scale, scale}};
-}
 
 // Loads a slice, number `slice` of SLICES, of an operand's tile of EXTENT rows from `at` on, to the blocks `mask`.
 template <u32 EXTENT, u32 SLICES>
@@ -82,6 +35,5 @@ __cluster_dims__(CLUSTER_BLOCKS, 1, 1)
 gemm_wgmma_8bit(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
                 const __grid_constant__ TensorMap map_d, const ScaleA* __restrict__ scale_a,
                 const ScaleB* __restrict__ scale_b, const T* __restrict__ bias, T* __restrict__ d) {
-    if (SCALED && threadIdx.x == 0) leave_sources(scale_a, scale_b);  // all threads meet before they read them
-    multiply_tiles(&map_a, &map_b, &map_d, bias, d);
+    multiply_tiles(&map_a, &map_b, &map_d, bias, d, Epilogue{scale_a, scale_b});
 }

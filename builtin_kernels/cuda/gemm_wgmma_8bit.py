@@ -23,11 +23,8 @@ from tactician.builtin_kernels.cuda.transpose import TransposeTiled
 from tactician.builtin_kernels.cuda.wgmma import multiply_8bit_text
 from tactician.builtin_kernels.cuda.wgmma_tile import (
     LINE_BYTES,
-    RESERVED_OF_BLOCK,
-    SHARED_OF_MULTIPROCESSOR,
     WARPGROUP,
     ProductShape,
-    Tile,
     WgmmaTile,
     most_promising,
 )
@@ -81,8 +78,7 @@ class GemmWgmma8bit(WgmmaTile, Tactic):
         if isinstance(product, str) or product.gemm.is_empty or product.gemm.k == 0:
             yield cls()
             return
-        plain = cls.tiles_for(product_shape(product), int(device.facts["multiprocessors"]))
-        tiles = [_fitted(tile, product) for tile in plain]
+        tiles = list(cls.tiles_for(product_shape(product), int(device.facts["multiprocessors"])))
         if product.is_integer:
             tiles = [tile for tile in tiles if tile.consumers == 1 or tile.split_k <= MOST_PARTS]
         elif product.boxes > 1:
@@ -112,8 +108,7 @@ class GemmWgmma8bit(WgmmaTile, Tactic):
             else self._transposition(product).decline(_turned(product), device)
         ):
             return reason
-        room = int(device.facts["shared_bytes_per_block"]) - scale_bytes(self, product)
-        return self.decline_fields(product_shape(product), room)
+        return self.decline_fields(product_shape(product), int(device.facts["shared_bytes_per_block"]))
 
     def workspace(self, signature: OpSignature, device: Any) -> int:
         """Return the bytes of b with k contiguous, where it is not stored so."""
@@ -138,9 +133,9 @@ class GemmWgmma8bit(WgmmaTile, Tactic):
         turn = (
             None if product.gemm.trans_b else self._transposition(product).prepare(_turned(product), device)
         )
-        kernel = device.compile(self.source(product))
-        grid = self.grid(product_shape(product), int(device.facts["multiprocessors"]))
-        threads, shared = self.threads(), self.shared_bytes() + scale_bytes(self, product)
+        kernel, shape = device.compile(self.source(product)), product_shape(product)
+        grid = self.grid(shape, int(device.facts["multiprocessors"]))
+        threads, shared = self.threads(), self.shared_bytes(shape.vectors)
         map_a, map_b, map_d = self._mappers(product)
         a, b, others = product.a.input, product.b.input, (product.a.scale, product.b.scale, product.bias)
 
@@ -204,21 +199,8 @@ def product_shape(product: EightBitProduct) -> ProductShape:
     """Return what a product comes to in tiles: tensor cores multiply twice as many elements of 8 bits as of 16."""
     used = min(product.gemm.k, LINE_ELEMENTS) // 2
     gemm = product.gemm
-    return ProductShape(gemm.m, gemm.n, product.boxes, used, gemm.batch, product.result_bytes)
-
-
-def scale_bytes(tile: WgmmaTile, product: EightBitProduct) -> int:
-    """Return the shared memory that scales take beside the biases' (``gemm_wgmma_8bit.cu``)."""
-    if product.has_raw_sums:
-        return 0
-    both = product.gemm.bias == "row" and product.b.scaling == "columns"
-    return 16 + 16 + (4 * tile.consumers * tile.block_n if both else 0)
-
-
-def _fitted(tile: Tile, product: EightBitProduct) -> Tile:
-    """Return ``tile`` with as many stages as leave room for the scales."""
-    room = SHARED_OF_MULTIPROCESSOR // tile.blocks - RESERVED_OF_BLOCK - scale_bytes(tile, product)
-    return tile if tile.shared_bytes() <= room else replace(tile, stages=tile.stages - 1)
+    vectors = max(1, (gemm.bias == "row") + (not product.has_raw_sums))
+    return ProductShape(gemm.m, gemm.n, product.boxes, used, gemm.batch, vectors, product.result_bytes)
 
 
 def _macros(product: EightBitProduct) -> dict[str, int | str]:

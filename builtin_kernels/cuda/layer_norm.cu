@@ -4,12 +4,14 @@
 //   x, y : T[ROWS, LENGTH], row-major, 16-byte aligned       moves 2 * ROWS * LENGTH * sizeof(T) bytes
 //   scale, bias : S; p(i, j) is PLACE: j for layers, the channel of row and element for instances and groups
 //   mean, inverse : float[ROWS], written where the pointers are not null
+//   AHEAD: a thread's part of scale and bias comes with its part of the row, not once the row's sums are known
 //   GROUP threads share a row and take vectors of VECTOR elements in turn. HELD rows stay in registers: one read, and
 //   the variance from the differences to the mean. Longer rows are read once for each pass. Arithmetic is in A.
 
 extern "C" __global__ void __launch_bounds__(THREADS) layer_norm(
     const T* __restrict__ x, const S* __restrict__ scale, const S* __restrict__ bias, T* __restrict__ y,
     float* __restrict__ mean_out, float* __restrict__ inverse_out) {
+    await_predecessors();
     typedef Pack<T, VECTOR> Vector;
     constexpr u32 VECTORS = LENGTH / VECTOR;
     __shared__ A scratch[THREADS / 32];
@@ -24,6 +26,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) layer_norm(
 #pragma unroll
     for (u32 k = 0; k < HELD; k++)
         if (present && k * GROUP + lane < VECTORS) held[k] = from[k * GROUP + lane];
+#if AHEAD
+    Pack<S, VECTOR> all_factors[HELD], all_terms[HELD];
+#pragma unroll
+    for (u32 k = 0; k < HELD; k++)
+        if (k * GROUP + lane < VECTORS) {
+            all_factors[k] = ((const Pack<S, VECTOR>*)scale)[k * GROUP + lane];
+            if (HAS_BIAS) all_terms[k] = ((const Pack<S, VECTOR>*)bias)[k * GROUP + lane];
+        }
+#endif
 #define EACH_VECTOR _Pragma("unroll") for (u32 k = 0; k < HELD; k++) if (present && k * GROUP + lane < VECTORS)
 #define PART held[k]
 #define NUMBER (k * GROUP + lane)
@@ -66,7 +77,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) layer_norm(
         const Vector part = PART;
         const u32 first = NUMBER * VECTOR;
         Vector out;
-#if PLACE_IS_COLUMN
+#if AHEAD
+        const Pack<S, VECTOR> factors = all_factors[k], terms = HAS_BIAS ? all_terms[k] : factors;
+#elif PLACE_IS_COLUMN
         const Pack<S, VECTOR> factors = *(const Pack<S, VECTOR>*)(scale + first);
         Pack<S, VECTOR> terms = factors;
         if (HAS_BIAS) terms = *(const Pack<S, VECTOR>*)(bias + first);

@@ -15,6 +15,9 @@ from tactician.builtin_kernels.cuda.softmax import T_NAMES, arithmetic
 from tactician.signature import OpSignature, TensorType
 from tactician.tactics.tactic import Launch, Tactic
 
+FEW_ELEMENTS = 4096
+"""Of a multiprocessor, up to which a call takes as long as its chain of reads."""
+
 
 class NormError(Exception):
     """A call that the kernel can't run; the message is the reason to decline with."""
@@ -70,6 +73,8 @@ class LayerNorm(Tactic):
 
     group: int = 32
     """Threads that share a row."""
+    ahead: bool = False
+    """Whether scale and bias are read with the row: sooner, for more registers."""
 
     @classmethod
     def candidates(cls, signature: OpSignature, device: Any) -> Iterable[Self]:
@@ -78,12 +83,22 @@ class LayerNorm(Tactic):
         if _decline(signature) is not None or tensor is None:
             yield cls()
             return
-        for group in row_groups(NormProblem.of(signature).length, tensor.itemsize):
-            yield cls(group)
+        problem = NormProblem.of(signature)
+        few = problem.rows * problem.length <= FEW_ELEMENTS * int(device.facts["multiprocessors"])
+        for group in row_groups(problem.length, tensor.itemsize):
+            made = (cls(group, True), cls(group)) if few else (cls(group), cls(group, True))
+            yield from (t for t in made if not t.ahead or t.decline(signature, device) is None)
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
-        """Decline scales that broadcast, and types that the kernel doesn't know."""
-        return _decline(signature)
+        """Decline scales that broadcast, types that the kernel doesn't know, and rows too long to be held."""
+        reason = _decline(signature)
+        if reason is None and self.ahead:
+            problem, (x, scale) = NormProblem.of(signature), signature.inputs[:2]
+            assert x is not None
+            assert scale is not None
+            if problem.place != "column" or self._held(problem, x, scale)[1] == 0:
+                return "scale and bias are not those of a row's elements, or rows are too long to be held"
+        return reason
 
     def prepare(self, signature: OpSignature, device: Any) -> Launch:
         """Compile the kernel for this row length."""
@@ -106,8 +121,7 @@ class LayerNorm(Tactic):
         x, scale = signature.inputs[0], signature.inputs[1]
         assert x is not None
         assert scale is not None
-        vector = power_of_two_below(row_vector(problem.length, x.itemsize), max(16 // scale.itemsize, 1))
-        held = ceil_div(problem.length // vector, self.group)
+        vector, held = self._held(problem, x, scale)
         types, functions = arithmetic(x.dtype)
         macros: dict[str, int | str] = {
             "PLACE": problem.place,
@@ -120,10 +134,17 @@ class LayerNorm(Tactic):
             "GROUP": self.group,
             "THREADS": block_threads(self.group),
             "VECTOR": vector,
-            "HELD": held if held * vector <= HELD_ELEMENTS else 0,
+            "HELD": held,
+            "AHEAD": int(self.ahead),
         }
         types["S"] = T_NAMES[scale.dtype]
         return specialise("layer_norm", "layer_norm.cu", types, functions | macros, "rows.cuh")
+
+    def _held(self, problem: NormProblem, x: TensorType, scale: TensorType) -> tuple[int, int]:
+        """Return the elements of an access, and the accesses of a row that a thread holds; 0 if they are too many."""
+        vector = power_of_two_below(row_vector(problem.length, x.itemsize), max(16 // scale.itemsize, 1))
+        held = ceil_div(problem.length // vector, self.group)
+        return vector, held if held * vector <= HELD_ELEMENTS else 0
 
 
 TACTICS: list[type[Tactic]] = [LayerNorm]

@@ -16,6 +16,7 @@ __device__ __forceinline__ i32 wrapped(i32 c, i32 n) { return ((c % n) + n) % n;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 pad(const Word* __restrict__ x, const Item* __restrict__ fill, Word* __restrict__ y) {
+    await_predecessors();
     const Index i = (Index)blockIdx.x * THREADS + threadIdx.x;
     if (i >= COUNT) return;
     bool inside = true;

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from tactician.builtin_kernels.cuda.epilogue import POINTWISE
 from tactician.builtin_kernels.cuda.pointwise_body import body_program
-from tactician.builtin_kernels.cuda.pointwise_ops import RULES, UnsupportedError
+from tactician.builtin_kernels.cuda.pointwise_ops import UnsupportedError
 from tactician.builtin_kernels.cuda.pointwise_program import PointwiseProgram, operator_program
 from tactician.builtin_kernels.cuda.pointwise_source import PointwiseKernel
 from tactician.plugins.target import Artifacts
@@ -16,7 +17,6 @@ from tactician.signature import OpSignature, numpy_dtype
 from tactician.tactics.fused_form import FusedForm
 from tactician.tactics.tactic import ANY_OP, Launch, Tactic
 
-POINTWISE = tuple(f"ai.onnx::{name}" for name in RULES)
 ACCESS_BYTES = 16
 """The widest access of one thread."""
 

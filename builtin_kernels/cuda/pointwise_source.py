@@ -87,6 +87,7 @@ class PointwiseKernel:
         ]
         return f"""
 extern "C" __global__ void __launch_bounds__({self.threads}) pointwise({", ".join(parameters)}) {{
+    await_predecessors();
     const {index} start = ({index})blockIdx.x * {self.threads * self.unroll}u + threadIdx.x;
     {_lines(declare, 4)}
     #pragma unroll

@@ -34,6 +34,7 @@ __device__ __forceinline__ u32 count_taps(i32 start, u32 taps, i32 dilation, i32
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) pool_windows(const T* __restrict__ x, T* __restrict__ y) {
+    await_predecessors();
     const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
     if (i >= (u64)PLANES * TILES) return;
     const u64 plane = i / TILES;
@@ -96,6 +97,7 @@ struct Combine {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) pool_planes(const T* __restrict__ x, T* __restrict__ y) {
+    await_predecessors();
     __shared__ A scratch[THREADS / 32];
     const u64 plane = (u64)blockIdx.x * (THREADS / GROUP) + threadIdx.x / GROUP;
     const u32 lane = threadIdx.x % GROUP;

@@ -71,6 +71,7 @@ __device__ __forceinline__ Out give(Partial a) { return finish(a); }
 
 #ifdef ROWS_KERNEL
 extern "C" __global__ void __launch_bounds__(THREADS) reduce_rows(const In* __restrict__ x, Out* __restrict__ y) {
+    await_predecessors();
     __shared__ Partial scratch[THREADS / 32];
     constexpr u32 PER_BLOCK = THREADS / GROUP;
     const Index split = blockIdx.x % SPLITS;
@@ -101,6 +102,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) reduce_rows(const In* __re
 }
 #else
 extern "C" __global__ void __launch_bounds__(32 * SLICES) reduce_columns(const In* __restrict__ x, Out* __restrict__ y) {
+    await_predecessors();
     __shared__ Partial partial[SLICES][32 * VECTOR];
     const u32 lane = threadIdx.x % 32, slice = threadIdx.x / 32;
     const Index split = blockIdx.x % SPLITS;

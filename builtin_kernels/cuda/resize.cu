@@ -31,6 +31,7 @@ __device__ __forceinline__ int inside(int c, int extent) { return c < 0 ? 0 : c 
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 resize(const T* __restrict__ x, const float* __restrict__ scales, T* __restrict__ y) {
+    await_predecessors();
     constexpr int from[RANK] = {INPUT}, to[RANK] = {OUTPUT};
     const Index i = (Index)blockIdx.x * THREADS + threadIdx.x;
     if (i >= COUNT) return;

@@ -4,6 +4,7 @@
 //   one warp for each line (o, i); 32 elements at a time are scanned by shuffles and added to the sum so far, kept in A
 
 extern "C" __global__ void __launch_bounds__(THREADS) scan(const T* __restrict__ x, T* __restrict__ y) {
+    await_predecessors();
     const u64 line = (u64)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
     const u32 lane = threadIdx.x % 32;
     if (line >= LINES) return;  // a whole warp

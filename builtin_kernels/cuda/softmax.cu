@@ -28,6 +28,7 @@ __device__ __forceinline__ A log_or_inverse(A sum) { return LOG ? LOGARITHM(sum)
 
 #ifdef ROWS_KERNEL
 extern "C" __global__ void __launch_bounds__(THREADS) softmax_rows(const T* __restrict__ x, T* __restrict__ y) {
+    await_predecessors();
     typedef Pack<T, VECTOR> Vector;
     constexpr u32 VECTORS = LENGTH / VECTOR;
     __shared__ A scratch[THREADS / 32];
@@ -89,6 +90,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) softmax_rows(const T* __re
 }
 #else
 extern "C" __global__ void __launch_bounds__(32 * SLICES) softmax_columns(const T* __restrict__ x, T* __restrict__ y) {
+    await_predecessors();
     __shared__ Running partial[SLICES][32];
     const u32 lane = threadIdx.x % 32, slice = threadIdx.x / 32;
     const u64 column = (u64)blockIdx.x * 32 + lane;

@@ -91,7 +91,7 @@ class StridedCopy(Tactic):
         body = "\n    else ".join(dispatch)
         kernel = (
             'extern "C" __global__ void __launch_bounds__(THREADS) strided_copy('
-            f"{', '.join(parameters)}) {{\n    {body}\n}}\n"
+            f"{', '.join(parameters)}) {{\n    await_predecessors();\n    {body}\n}}\n"
         )
         types = f"typedef {index} Index;\n"
         text = "\n".join([read_source("common.cuh"), types, read_source("strided_copy.cu"), *structs, kernel])

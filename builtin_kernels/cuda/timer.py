@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 SAMPLE_SECONDS = 300e-6
 """Length of one sample: far above the resolution of events (about 0.5 us)."""
 MAX_COPIES = 64
+CONDITIONS_SECONDS = 5e-3
+"""How long what was read of clocks holds: to read them takes longer than a round of few contenders."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class CudaTimer(Timer):
     def __init__(self, device: CudaDevice) -> None:
         self._device = device
         self._stream = device.create_stream()
+        self._conditions: dict[str, int | str] = {}
+        self._read_at = -math.inf
 
     def prepare(self, thunk: Thunk, rotate: Sequence[Thunk] = ()) -> _Contender:
         """Warm ``thunk`` up, estimate its time, and capture enough copies, over the rotated weights in turn."""
@@ -68,7 +73,9 @@ class CudaTimer(Timer):
         """Return SM clock and throttle reasons as NVML reads them."""
         from tactician.builtin_kernels.cuda.nvml import conditions
 
-        return conditions(self._device.index)
+        if time.monotonic() - self._read_at > CONDITIONS_SECONDS:
+            self._conditions, self._read_at = conditions(self._device.index), time.monotonic()
+        return dict(self._conditions)
 
     def _event(self) -> Any:
         from cuda.core import EventOptions

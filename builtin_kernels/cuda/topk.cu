@@ -15,6 +15,7 @@ __device__ __forceinline__ bool ahead(Entry a, Entry b) {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 topk(const T* __restrict__ x, T* __restrict__ values, i64* __restrict__ indices) {
+    await_predecessors();
     __shared__ Entry scratch[THREADS / 32];
     const u64 o = blockIdx.x / INNER, inner = blockIdx.x % INNER;
     const T* line = x + o * (LENGTH * INNER) + inner;

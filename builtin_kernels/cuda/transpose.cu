@@ -20,13 +20,14 @@ __device__ __forceinline__ u32 place(u32 row, u32 chunk) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) transpose(const T* __restrict__ source, T* __restrict__ target) {
+    await_predecessors();
     __shared__ Down tile[TILE_X * PATCHES_Y];
     const u32 number = blockIdx.x % (TILES_X * TILES_Y);
     const u32 first = number / (GROUP * TILES_X) * GROUP;
     const u32 group = TILES_Y - first < GROUP ? TILES_Y - first : GROUP;
     const u32 within = number - first * TILES_X;
     const u32 x0 = within / group * TILE_X, y0 = (first + within % group) * TILE_Y;
-    const Index batch = blockIdx.x / (TILES_X * TILES_Y);
+    [[maybe_unused]] const Index batch = blockIdx.x / (TILES_X * TILES_Y);
 
     // 1. patches of the source
     const T* from = source + SOURCE_BATCH(batch);

@@ -6,7 +6,6 @@
 // what lies some 13 bits below the largest. With PROMOTE their sums are added up in fp32 after every PROMOTE steps of k.
 
 #define EIGHT_BIT 1
-constexpr bool SCALED = !RAW_SUMS;
 
 template <> struct Convert<i32> {
     static __device__ __forceinline__ i32 from(i32 x) { return x; }
@@ -27,10 +26,26 @@ __device__ __forceinline__ void store_pairs(u32 box, const u64 (&pairs)[4], u32 
     }
 }
 
-// A result without its bias; integer sums that are asked for as they are stay so.
-__device__ __forceinline__ Value scaled(Sum sum, float scale) { return RAW_SUMS ? (Value)sum : (Value)(scale * (float)sum); }
-// What a result is once its bias is added.
-__device__ __forceinline__ Value finished(Value value) { return RELU && value < 0 ? 0 : value; }
+// What the tiles do to sums: scale them, and once a bias is added, Relu. Results of a column have one scale.
+template <u32 W> struct Operands {};
+struct Epilogue {
+    static constexpr u32 VECTORS = RAW_SUMS ? 0 : 1, READS = 0;
+    const ScaleA* scale_a;
+    const ScaleB* scale_b;
+    template <u32 W> __device__ __forceinline__ void fetch(Operands<W>&, u32, u32) const {}
+    __device__ __forceinline__ float vector(u32, u32, u32 column) const {
+        float scale = ALPHA;
+        if (HAS_SCALE_A) scale *= to_float(*scale_a);
+        if (HAS_SCALE_B) scale *= to_float(scale_b[SCALE_COLUMNS ? column : 0]);
+        return scale;
+    }
+    template <u32 W> __device__ __forceinline__ Value finish(Value value, const Operands<W>&, u32, const float*) const {
+        return RELU && value < 0 ? 0 : value;
+    }
+};
+__device__ __forceinline__ Value begun(Sum sum, const float* vectors) {
+    return RAW_SUMS ? (Value)sum : (Value)(vectors[0] * (float)sum);
+}
 
 #if PROMOTE > 0
 // A consumer's sums in fp32, of all that the tensor cores have added up for PROMOTE steps at a time.

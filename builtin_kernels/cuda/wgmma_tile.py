@@ -38,7 +38,8 @@ _REGISTERS = {2: (40, 232), 3: (32, 160)}
 class ProductShape:
     """``batch`` products of ``m`` rows and ``n`` columns; k comes in boxes of 64 of which the first ``used_k`` aren't zero.
 
-    Two elements of 8 bits count as one of k. An element of the result has ``result_bytes``.
+    ``vectors`` of a tile's columns lie in shared memory: the bias, and those of an epilogue. Two elements of 8 bits count as
+    one of k. An element of the result has ``result_bytes``.
     """
 
     m: int
@@ -46,6 +47,7 @@ class ProductShape:
     boxes: int
     used_k: int
     batch: int = 1
+    vectors: int = 1
     result_bytes: int = 2
 
     def tiles(self, block_m: int, block_n: int) -> int:
@@ -88,7 +90,7 @@ class WgmmaTile:
         for block_m, block_n, consumers, cooperative in _SHAPES:
             if block_m < 2 * max(shape.m, 64) and block_n < 2 * max(shape.n, 64):
                 plain = cls(block_m, block_n, 0, consumers, cooperative)
-                yield from (tile._filled() for tile in plain._variants(shape, multiprocessors))
+                yield from (tile._filled(shape.vectors) for tile in plain._variants(shape, multiprocessors))
 
     def _variants(self, shape: ProductShape, multiprocessors: int) -> Iterable[Self]:
         """Yield this tile with shared loads, deeper steps, and splits where tiles are few."""
@@ -111,12 +113,12 @@ class WgmmaTile:
                 if split_k == 1 and tiles <= multiprocessors:
                     yield replace(made, direct_store=True)
 
-    def _filled(self) -> Self:
+    def _filled(self, vectors: int) -> Self:
         """Return this with as many stages as shared memory holds."""
         room = (
             SHARED_OF_MULTIPROCESSOR // self.blocks
             - RESERVED_OF_BLOCK
-            - replace(self, stages=0).shared_bytes()
+            - replace(self, stages=0).shared_bytes(vectors)
         )
         return replace(
             self, stages=min(room // (self._stage_bytes() + _BARRIER_BYTES), MOST_STAGES // self.depth)
@@ -168,22 +170,21 @@ class WgmmaTile:
         sums = self.block_m * self.block_n // (WARPGROUP * (self.consumers if self.cooperative else 1))
         if self.blocks > 1 and sums + _OTHER_REGISTERS > registers:
             return f"{sums} sums of a thread don't fit into {registers} registers"
-        if self.stages < 2 or self.shared_bytes() > room:
-            return (
-                f"{self.stages} stages take {self.shared_bytes()} bytes of shared memory; a block has {room}"
-            )
+        needed = self.shared_bytes(shape.vectors)
+        if self.stages < 2 or needed > room:
+            return f"{self.stages} stages take {needed} bytes of shared memory; a block has {room}"
         return None
 
     def threads(self) -> int:
         """Return the threads of a block."""
         return WARPGROUP * (self.consumers + 1)
 
-    def shared_bytes(self) -> int:
-        """Return the dynamic shared memory of a block."""
+    def shared_bytes(self, vectors: int = 1) -> int:
+        """Return the dynamic shared memory of a block that keeps ``vectors`` of a tile's columns for each consumer."""
         slack = _PATTERN_BYTES if self.blocks > 1 else 0
         boxes = self._boxes() * LINE_ELEMENTS * LINE_BYTES
         ring = self.stages * (self._stage_bytes() + _BARRIER_BYTES)
-        return slack + ring + self.consumers * (boxes + 4 * self.block_n)
+        return slack + ring + self.consumers * (boxes + 4 * self.block_n * vectors)
 
     def cluster(self) -> int:
         """Return the blocks of a cluster."""

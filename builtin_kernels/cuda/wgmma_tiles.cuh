@@ -2,6 +2,7 @@
 //
 //   d[m, n] = ALPHA * sum over k of a[m, k] * b[k, n] + BETA * c[m, n]      for each matrix of a batch
 //   c : at BIAS_INDEX, of any shape that broadcasts to [M, N];   d : [M, N], row-major, rows of whole 16 bytes
+//   What Epilogue (epilogue_source.py) makes of these sums, with what it reads, is written in their place.
 //   k : SEGMENTS runs of SEGMENT elements, each filled up with zeros to whole boxes of BLOCK_K; DEPTH boxes make a step
 //
 // A block is one producer and CONSUMERS consumers, warpgroups of 128 threads. The producer's first thread keeps a ring
@@ -20,12 +21,12 @@
 // operations for each k.
 //
 // With EIGHT_BIT (wgmma_8bit.cuh) operands are of a type of their own, of which a row of 128 bytes holds 128 of k; sums
-// may be integers, results 32 bits wide, and what scales a column lies in shared memory beside its bias.
+// may be integers and results 32 bits wide, and the first of the epilogue's vectors scales the sums.
 
 #ifndef EIGHT_BIT
 typedef T Operand;
 typedef float Sum, Value;  // of the products; of a result before it is rounded to T
-constexpr bool SCALED = false;
+__device__ __forceinline__ float begun(float sum, const float*) { return (float)ALPHA * sum; }
 #endif
 #if PROMOTE == 0  // tensor cores add up all steps
 template <u32 ROWS, u32 COLUMNS> struct Promoted {
@@ -35,6 +36,7 @@ template <u32 ROWS, u32 COLUMNS> struct Promoted {
     __device__ __forceinline__ static void finish(Sum (&)[ROWS][COLUMNS]) {}
 };
 #endif
+
 constexpr u32 WARPGROUP = 128;
 constexpr u32 ROWS = COOPERATIVE ? BLOCK_M / CONSUMERS : BLOCK_M;  // of one consumer's tile
 constexpr u32 M_TILES = ROWS / 64;                                 // instructions below one another
@@ -52,6 +54,9 @@ constexpr u32 SUM_PITCH = BLOCK_N + 8;                             // float32 of
 constexpr u32 SHARERS = COOPERATIVE ? CONSUMERS : 1;               // consumers of a stage
 constexpr u32 CLUSTER = CLUSTER_M * CLUSTER_N * SPLIT_K;
 constexpr u32 LOADERS = CLUSTER_M + CLUSTER_N - 1;                  // blocks that bring something of a block's tiles
+constexpr u32 KEPT = BIAS_ROW + Epilogue::VECTORS;                 // vectors of columns in shared memory, for each consumer
+// A single box of results: what the epilogue reads for it is on its way while the tile is multiplied.
+constexpr bool AHEAD = Epilogue::READS > 0 && SPLIT_K == 1 && M_TILES == 1 && BLOCK_N == BOX_COLUMNS;
 enum Named { STORE = 1, TURN = 4, SUMS = 6 };
 
 // Which block of its cluster this is.
@@ -88,19 +93,23 @@ __device__ __forceinline__ float bias_value(const T* bias, u32 row, u32 column) 
     return HAS_BIAS && row < M && column < N ? (float)BETA * to_float(bias[BIAS_INDEX]) : 0;
 }
 
-#ifdef EIGHT_BIT
-// What a kernel of 8-bit operands brings: keeps what scales the columns of a tile in shared memory, for one consumer; reads
-// it for two neighbouring columns of the tile, or for one of the matrix from where it comes.
-__device__ __forceinline__ void keep_scales(const Shared& at, const TilePlace& place, u32 consumer, u32 t);
-__device__ __forceinline__ Pack<float, 2> scale_pair(const Shared& at, u32 consumer, u32 column);
-__device__ __forceinline__ float scale_of_column(const Shared& at, u32 column);
-#else
-__device__ __forceinline__ void keep_scales(const Shared&, const TilePlace&, u32, u32) {}
-__device__ __forceinline__ Pack<float, 2> scale_pair(const Shared&, u32, u32) { return {{(float)ALPHA, (float)ALPHA}}; }
-__device__ __forceinline__ float scale_of_column(const Shared&, u32) { return ALPHA; }
-__device__ __forceinline__ float scaled(float sum, float scale) { return scale * sum; }
-__device__ __forceinline__ float finished(float value) { return value; }
-#endif
+// Vector `number` of the bias and those of the epilogue.
+__device__ __forceinline__ float kept_value(const T* bias, const Epilogue& epilogue, u32 number, u32 matrix, u32 column) {
+    if (column >= N) return 0;
+    return BIAS_ROW && number == 0 ? bias_value(bias, 0, column) : epilogue.vector(number - BIAS_ROW, matrix, column);
+}
+
+// What the epilogue reads for a thread's results of one box: of pairs of columns, rows +0 and +8 by turns.
+struct BoxOperands {
+    Operands<2> at[BOX_COLUMNS / 4];
+    __device__ __forceinline__ void fetch(const Epilogue& epilogue, u32 matrix, u32 row0, u32 column0, u32 t) {
+#pragma unroll
+        for (u32 i = 0; i < BOX_COLUMNS / 4; i++) {
+            const u32 row = row0 + t / 32 * 16 + t % 32 / 4 + i % 2 * 8, column = column0 + i / 2 * 8 + t % 4 * 2;
+            if (row < M && column < N) epilogue.fetch(at[i], matrix * M + row, column);
+        }
+    }
+};
 
 // What a kernel brings: starts the copies of this block's slices of both operands' tiles for the boxes number `box` of k, to
 // `a` and `b` of the blocks `beside` and `below` it, which need the same. Boxes behind the last one are zero.
@@ -160,7 +169,8 @@ __device__ __forceinline__ void store_pairs(u32 box, const u32 (&words)[4], u32 
 
 // One consumer's part of a tile: BOX_COLUMNS columns at a time through a swizzled box to d.
 __device__ __forceinline__ void store_tile(const Shared& at, Sum (&sums)[M_TILES][BLOCK_N / 2], const TensorMap* map_d,
-                                           const T* bias, T* d, const TilePlace& place, u32 consumer, u32 t, u32& turn) {
+                                           const T* bias, T* d, const Epilogue& epilogue, BoxOperands& operands,
+                                           const TilePlace& place, u32 consumer, u32 t, u32& turn) {
     const u32 row0 = place.row + (COOPERATIVE ? consumer * ROWS : 0);
 #pragma unroll
     for (u32 i = 0; i < M_TILES; i++)
@@ -168,6 +178,8 @@ __device__ __forceinline__ void store_tile(const Shared& at, Sum (&sums)[M_TILES
         for (u32 j0 = 0; j0 < BLOCK_N / 8; j0 += BOX_COLUMNS / 8) {
             const u32 box = at.boxes + (consumer * STORE_BOXES + turn) * BOX_BYTES;
             turn = (turn + 1) % TURNS;
+            if constexpr (Epilogue::READS > 0 && !AHEAD)
+                operands.fetch(epilogue, place.matrix, row0 + 64 * i, place.column + 8 * j0, t);
 #pragma unroll
             for (u32 j = j0; j < j0 + BOX_COLUMNS / 8; j += 2) {
                 decltype(pack_pair(Value{}, Value{}, T{})) words[4];
@@ -175,17 +187,24 @@ __device__ __forceinline__ void store_tile(const Shared& at, Sum (&sums)[M_TILES
                 for (u32 w = 0; w < 4; w++) {  // of columns +0, rows +0 and +8; of columns +8, the same
                     const u32 e = 4 * (j + w / 2) + w % 2 * 2, column = 8 * (j + w / 2) + t % 4 * 2;
                     const u32 row = row0 + 64 * i + t / 32 * 16 + t % 32 / 4 + w % 2 * 8;
-                    const Pack<float, 2> scale = scale_pair(at, consumer, column);
-                    Value low = scaled(sums[i][e], scale.at[0]), high = scaled(sums[i][e + 1], scale.at[1]);
+                    float of_low[KEPT + 1], of_high[KEPT + 1];
+#pragma unroll
+                    for (int v = 0; v < (int)KEPT; v++) {
+                        const Pack<float, 2> pair = shared_pair(at.bias + 4 * ((consumer * KEPT + v) * BLOCK_N + column));
+                        of_low[v] = pair.at[0];
+                        of_high[v] = pair.at[1];
+                    }
+                    Value low = begun(sums[i][e], of_low + BIAS_ROW), high = begun(sums[i][e + 1], of_high + BIAS_ROW);
                     if constexpr (BIAS_ROW) {
-                        const Pack<float, 2> pair = shared_pair(at.bias + 4 * (consumer * BLOCK_N + column));
-                        low += pair.at[0];
-                        high += pair.at[1];
+                        low += of_low[0];
+                        high += of_high[0];
                     } else if constexpr (HAS_BIAS) {
                         low += bias_value(bias, row, place.column + column);
                         high += bias_value(bias, row, place.column + column + 1);
                     }
-                    words[w] = pack_pair(finished(low), finished(high), T{});
+                    const Operands<2>& read = operands.at[(j - j0 + w / 2) * 2 + w % 2];
+                    words[w] = pack_pair(epilogue.finish(low, read, 0, of_low + BIAS_ROW),
+                                         epilogue.finish(high, read, 1, of_high + BIAS_ROW), T{});
                 }
                 store_pairs(box, words, j - j0, t);
             }
@@ -217,13 +236,16 @@ __device__ __forceinline__ void keep_sums(const Shared& at, const Sum (&sums)[M_
 }
 
 // This block's share of a split tile: adds the parts up, in the order of k, and writes the results.
-__device__ __forceinline__ void add_parts(const Shared& at, const T* bias, T* d, const TilePlace& place, const Place& own) {
+__device__ __forceinline__ void add_parts(const Shared& at, const T* bias, T* d, const Epilogue& epilogue,
+                                          const TilePlace& place, const Place& own) {
     constexpr u32 WIDTH = 4, ALONG = BLOCK_N / WIDTH, VECTORS = BLOCK_M * ALONG, THREADS = (CONSUMERS + 1) * WARPGROUP;
     for (u32 i = own.part * THREADS + threadIdx.x; i < VECTORS; i += SPLIT_K * THREADS) {
         const u32 row = place.row + i / ALONG, column = place.column + i % ALONG * WIDTH;
         if (row >= M || column >= N) continue;
         const u32 address = at.a + 4 * (i / ALONG * SUM_PITCH + i % ALONG * WIDTH);
         Sum total[WIDTH] = {0, 0, 0, 0};
+        Operands<WIDTH> operands;
+        epilogue.fetch(operands, place.matrix * M + row, column);
         u32 terms[SPLIT_K][WIDTH];
 #pragma unroll
         for (u32 s = 0; s < SPLIT_K; s++)
@@ -237,16 +259,19 @@ __device__ __forceinline__ void add_parts(const Shared& at, const T* bias, T* d,
         Pack<T, WIDTH> out;
 #pragma unroll
         for (u32 e = 0; e < WIDTH; e++) {
-            const Value value = scaled(total[e], scale_of_column(at, column + e));
-            out.at[e] = Convert<T>::from(finished(value + (Value)bias_value(bias, row, column + e)));
+            float vectors[Epilogue::VECTORS + 1];
+#pragma unroll
+            for (int v = 0; v < (int)Epilogue::VECTORS; v++) vectors[v] = epilogue.vector(v, place.matrix, column + e);
+            const Value sum = begun(total[e], vectors) + (Value)bias_value(bias, row, column + e);
+            out.at[e] = Convert<T>::from(epilogue.finish(sum, operands, e, vectors));
         }
         *(Pack<T, WIDTH>*)(d + place.matrix * ((u64)M * N) + (u64)row * N + column) = out;
     }
 }
 
 // A consumer: multiplies, and stores or keeps its part of each of its tiles.
-__device__ __forceinline__ void consume(const Shared& at, const TensorMap* map_d, const T* bias, T* d, u32 first_tile,
-                                        u32 stride, const Place& own, u32 first_step, u32 last_step) {
+__device__ __forceinline__ void consume(const Shared& at, const TensorMap* map_d, const T* bias, T* d, const Epilogue& epilogue,
+                                        u32 first_tile, u32 stride, const Place& own, u32 first_step, u32 last_step) {
     const u32 consumer = threadIdx.x / WARPGROUP - 1, t = threadIdx.x % WARPGROUP, mine = COOPERATIVE ? consumer : 0;
     const u32 steps = last_step - first_step;
     Sum sums[M_TILES][BLOCK_N / 2];
@@ -276,14 +301,15 @@ __device__ __forceinline__ void consume(const Shared& at, const TensorMap* map_d
     }
     for (u32 tile = first_tile; tile < TILES; tile += stride * (COOPERATIVE ? 1 : CONSUMERS)) {
         const TilePlace place = tile_place(tile, own.m, own.n);
-        if constexpr ((BIAS_ROW || SCALED) && SPLIT_K == 1) {
+        if constexpr (KEPT > 0 && SPLIT_K == 1) {
             if constexpr (DIRECT_STORE) named_sync<WARPGROUP>(STORE + consumer);  // all have read the last tile's
-            keep_scales(at, place, consumer, t);
-            if constexpr (BIAS_ROW)
-                for (u32 i = t; i < BLOCK_N; i += WARPGROUP)
-                    asm volatile("st.shared.f32 [%0], %1;" ::"r"(at.bias + 4 * (consumer * BLOCK_N + i)),
-                                 "f"(bias_value(bias, 0, place.column + i)) : "memory");
+            for (int i = (int)t; i < (int)(KEPT * BLOCK_N); i += WARPGROUP)
+                asm volatile("st.shared.f32 [%0], %1;" ::"r"(at.bias + 4 * (consumer * KEPT * BLOCK_N + i)),
+                             "f"(kept_value(bias, epilogue, i / BLOCK_N, place.matrix, place.column + i % BLOCK_N)) : "memory");
         }
+        BoxOperands operands;
+        if constexpr (AHEAD)
+            operands.fetch(epilogue, place.matrix, place.row + (COOPERATIVE ? consumer * ROWS : 0), place.column, t);
         if constexpr (!COOPERATIVE) named_sync<2 * WARPGROUP>(TURN + consumer);
         promoted.clear();
         for (u32 step = 0; step < steps; step++) {
@@ -321,8 +347,8 @@ __device__ __forceinline__ void consume(const Shared& at, const TensorMap* map_d
         if constexpr (SPLIT_K > 1) {
             keep_sums(at, sums, consumer, t);
         } else {
-            if constexpr (BIAS_ROW || SCALED) named_sync<WARPGROUP>(STORE + consumer);
-            store_tile(at, sums, map_d, bias, d, place, consumer, t, turn);
+            if constexpr (KEPT > 0) named_sync<WARPGROUP>(STORE + consumer);
+            store_tile(at, sums, map_d, bias, d, epilogue, operands, place, consumer, t, turn);
         }
     }
     if constexpr (SPLIT_K == 1 && !DIRECT_STORE)
@@ -331,7 +357,7 @@ __device__ __forceinline__ void consume(const Shared& at, const TensorMap* map_d
 
 // The whole kernel of a block.
 __device__ __forceinline__ void multiply_tiles(const TensorMap* map_a, const TensorMap* map_b, const TensorMap* map_d,
-                                               const T* bias, T* d) {
+                                               const T* bias, T* d, const Epilogue& epilogue) {
     extern __shared__ __align__(1024) unsigned char raw[];
     const Shared at(shared_address(raw));
     const Place own;
@@ -347,6 +373,7 @@ __device__ __forceinline__ void multiply_tiles(const TensorMap* map_a, const Ten
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
+    await_predecessors();
     __syncthreads();
     if constexpr (LOADERS > 1) cluster_sync();
     if (threadIdx.x < WARPGROUP) {
@@ -355,11 +382,11 @@ __device__ __forceinline__ void multiply_tiles(const TensorMap* map_a, const Ten
         __syncwarp();
     } else {
         if constexpr (CONSUMER_REGISTERS > 0) take_registers<CONSUMER_REGISTERS>();
-        consume(at, map_d, bias, d, first_tile, stride, own, first_step, last_step);
+        consume(at, map_d, bias, d, epilogue, first_tile, stride, own, first_step, last_step);
     }
     if constexpr (SPLIT_K > 1) {
         cluster_sync();
-        add_parts(at, bias, d, tile_place(first_tile, own.m, own.n), own);
+        add_parts(at, bias, d, epilogue, tile_place(first_tile, own.m, own.n), own);
     }
     // a block may not leave while others of its cluster still use its barriers or its sums
     if constexpr (CLUSTER > 1) cluster_sync();

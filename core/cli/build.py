@@ -34,8 +34,16 @@ LATENCY_SECONDS = 0.5
 @click.option("--device", type=click.IntRange(min=0), default=0, help="Index of the device.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "tf32", "fp16", "bf16"]),
-    help="What tensors of fp32 are computed in. Inputs and outputs keep their types; sums stay in fp32.",
+    type=click.Choice(["fp32", "tf32", "fp16", "bf16", "best"]),
+    help="What tensors of fp32 are computed in. Inputs and outputs keep their types; sums stay in fp32. best: build in "
+    "all, and keep the fastest that is close enough.",
+)
+@click.option(
+    "--precision-tolerance",
+    type=float,
+    default=5e-3,
+    show_default=True,
+    help="Largest relative error of an output, against fp32, that --precision best takes.",
 )
 @click.option(
     "--node-precision",
@@ -166,7 +174,7 @@ def summary(engine: Engine, output: Path, lock_file: Path, latency: float | None
     from collections import Counter
 
     from tactician.report.format import duration, plural, size
-    from tactician.report.inspect import describe_memory, device_name, fallbacks
+    from tactician.report.inspect import describe_memory, describe_trial, device_name, fallbacks
 
     plan, report = engine.plan, engine.report
     chosen_by = Counter(d.chosen_by for d in report.decisions)
@@ -182,9 +190,12 @@ def summary(engine: Engine, output: Path, lock_file: Path, latency: float | None
         f"{plural(len(report.decisions), 'different call')}; chosen by "
         + ", ".join(f"{who} ({n})" for who, n in sorted(chosen_by.items()))
     )
+    lines += [f"races    {describe_trial(trial)}" for trial in report.precisions]
     lines += [f"WARNING  {line}" for line in fallbacks(plan)]
     lines += [f"memory   {describe_memory(report)}" for report in plan.memory]
     lines.append("time     " + ", ".join(f"{phase} {duration(s)}" for phase, s in report.seconds.items()))
+    if report.measuring:
+        lines.append("of that  " + ", ".join(f"{what} {duration(s)}" for what, s in report.measuring.items()))
     wrote = f"{output} ({size(output.stat().st_size)})" + (f" and {lock_file}" if lock_file.exists() else "")
     lines.append(f"wrote    {wrote}")
     lines.append(
@@ -284,6 +295,8 @@ def _plain(engine: Engine, output: Path, lock_file: Path, latency: float | None)
         "stages": msgspec.to_builtins(report.stages),
         "memory": msgspec.to_builtins(plan.memory),
         "seconds": dict(report.seconds),
+        "measuring": dict(report.measuring),
         "latency_seconds": latency,
+        "precisions": msgspec.to_builtins(report.precisions),
         "warnings": list(report.warnings),
     }

@@ -185,8 +185,8 @@ def make_feeds(specs: list[TensorSpec], inputs: tuple[tuple[str, str], ...], see
 
 
 def _feed(spec: TensorSpec, source: str, rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    import numpy as np
     from tactician.errors import InputError
+    from tactician.runtime.random_inputs import random_input
 
     kind, _, dims = source.partition(":")
     if kind != "random":
@@ -198,15 +198,7 @@ def _feed(spec: TensorSpec, source: str, rng: np.random.Generator) -> np.ndarray
             f"input '{spec.name}' is {spec.type}: its shape is not known; "
             f"give it as -i {spec.name}=random:DIMS or -i {spec.name}=FILE.npy"
         )
-    shape, dtype = dimensions(dims) if dims else spec.type.dims, spec.type.numpy_dtype
-    if spec.dtype == "string":
-        return np.array([f"text {n}" for n in rng.integers(1000, size=int(np.prod(shape)))], object).reshape(
-            shape
-        )
-    if dtype.kind in "iub":
-        # small, so that indices and token numbers are likely to be valid
-        return rng.integers(0, 2, shape).astype(dtype)
-    return rng.standard_normal(shape).astype(dtype)
+    return random_input(spec, rng, dimensions(dims) if dims else None)
 
 
 def _read_array(spec: TensorSpec, path: Path) -> np.ndarray[Any, Any]:

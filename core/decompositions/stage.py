@@ -63,7 +63,7 @@ def decompose(
 
     def accepts(signature: OpSignature) -> bool:
         if signature.key not in asked:
-            asked[signature.key] = bool(plugins.registry.candidates(signature, device)[0])
+            asked[signature.key] = plugins.registry.accepts(signature, device)
         return asked[signature.key]
 
     decomposer = Decomposer(accepts, config, plugins.ops, lock)

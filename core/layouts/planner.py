@@ -149,8 +149,7 @@ class LayoutPlanner:
 
 def _has_kernel(signature: OpSignature, registry: Registry, device: Device) -> bool:
     """Return whether a tactic for this very operator accepts the call; one for all operators is no reason to convert."""
-    accepted, _ = registry.candidates(signature, device)
-    return any(signature.op in _names(c.tactic.op) for c in accepted)
+    return registry.accepts(signature, device, lambda c: signature.op in _names(c.tactic.op))
 
 
 def _names(op: str | tuple[str, ...]) -> tuple[str, ...]:

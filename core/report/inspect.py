@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from tactician.plan import ABSENT, MemoryReport, Plan, Step, TensorSpec
+from tactician.plan import ABSENT, MemoryReport, Plan, PrecisionTrial, Step, TensorSpec
 from tactician.report.format import count, duration, percent, plural, size, table
 
 
@@ -52,6 +52,16 @@ def describe_memory(report: MemoryReport) -> str:
         f"{report.target}: activations {size(report.peak)}{saved}; workspace {size(report.workspace)}; "
         f"weights {size(report.weights)}"
     )
+
+
+def describe_trial(trial: PrecisionTrial) -> str:
+    """Return what came of one precision in the race of ``precision="best"``."""
+    facts = [
+        "" if trial.seconds is None else duration(trial.seconds),
+        "" if trial.error is None else f"error {trial.error:.1e}",
+        trial.reason,
+    ]
+    return f"{trial.precision}: " + ", ".join(fact for fact in facts if fact)
 
 
 def fallbacks(plan: Plan) -> list[str]:

@@ -84,11 +84,11 @@ class Executor:
 
     def run(self, bound: Mapping[int, Any], stream: Any) -> list[Any]:
         """Enqueue the whole plan with the caller's tensors ``bound`` by index, and return all tensors by index."""
+        key = tuple([getattr(t, "pointer", 0) for t in bound.values()])
+        replays = self._bindings.get(key)
         values = list(self._values)
         for index, tensor in bound.items():
             values[index] = tensor
-        key = tuple(getattr(t, "pointer", 0) for t in bound.values())
-        replays = self._bindings.get(key)
         if replays is None:
             replays = self._capture(values)
             if any(replays):

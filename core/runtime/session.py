@@ -18,6 +18,7 @@ from tactician.plugins.inline import InlinePlugin
 from tactician.plugins.manager import Plugins, load_plugins
 from tactician.plugins.target import Artifacts, Device, Thunk, Timer
 from tactician.runtime.executor import BoundStep, Executor, as_host_array, releases
+from tactician.runtime.seen import Seen
 from tactician.runtime.wall_timer import WallTimer
 
 
@@ -74,6 +75,8 @@ class Session:
         self._executor = Executor(self.plan, self._devices, self._bind_steps(), self._values)
         self._owned: dict[int, Any] = {}
         self._pending: Any = None  # mark of what was enqueued last: the arena is its own until then
+        self._pending_on: Any = None  # the stream that it is on
+        self._seen: dict[int, Seen] = {}
 
     @property
     def inputs(self) -> list[TensorSpec]:
@@ -110,7 +113,7 @@ class Session:
             self._device.wait(self._stream, self._pending)
             values = self._executor.run(bound, self._stream)
             self._device.synchronize(self._stream)
-            self._pending = None
+            self._pending = self._pending_on = None
             return {
                 self.plan.tensors[i].name: self._result(i, values[i], on_device) for i in self.plan.outputs
             }
@@ -126,6 +129,7 @@ class Session:
             An object with ``__cuda_stream__``, a torch stream, or a raw handle.
         inputs
             Input name to tensor on the engine's device; used where they lie and must stay valid until the work is done.
+            What other streams have still to do to them is the caller's to wait for.
         outputs
             Output name to tensor to write to; those not given are the session's own, valid until the next call.
 
@@ -146,8 +150,10 @@ class Session:
         with self._lock:
             stream = self._device.wrap_stream(stream)
             bound = {i: self._given(i, inputs, stream) for i in self.plan.inputs}
-            _check_names(inputs, self.inputs, "input")
-            _check_names(outputs or {}, self.outputs, "output", partial=True)
+            if len(inputs) > len(bound):
+                _check_names(inputs, self.inputs, "input")
+            if outputs:
+                _check_names(outputs, self.outputs, "output", partial=True)
             for index in self.plan.outputs:
                 spec = self.plan.tensors[index]
                 if spec.place == Place.OUTPUT:
@@ -157,11 +163,14 @@ class Session:
                         if given
                         else self._output_buffer(index, reuse=True)
                     )
-            self._device.wait(stream, self._pending)
+            if stream is not self._pending_on:  # a stream's own work is in order
+                self._device.wait(stream, self._pending)
             try:
                 values = self._executor.run(bound, stream)
             finally:  # also what was enqueued before a failure uses the arena
-                self._pending = self._device.mark(stream) or self._pending
+                mark = self._device.mark(stream)
+                if mark is not None:
+                    self._pending, self._pending_on = mark, stream
             return {self.plan.tensors[i].name: values[i] for i in self.plan.outputs}
 
     def thunk(self, feeds: Mapping[str, Any]) -> Thunk:
@@ -291,6 +300,9 @@ class Session:
         spec = self.plan.tensors[index]
         if spec.name not in tensors:
             raise InputError(f"input '{spec.name}' ({spec.type}) is missing")
+        seen = self._seen.get(index)
+        if seen is not None and seen.is_same(tensors[spec.name]):
+            return seen.tensor
         device = self._devices[spec.target]
         tensor = device.import_tensor(tensors[spec.name], stream)
         if tensor is None:
@@ -299,6 +311,9 @@ class Session:
                 f"{spec.target}:{device.index}; move it there, or use Session.run"
             )
         _check_type(spec, tensor, "tensor")
+        self._seen.pop(index, None)
+        if remembered := Seen.of(tensors[spec.name], tensor):
+            self._seen[index] = remembered
         return tensor
 
     def _owned_tensor(self, index: int) -> Any:

@@ -64,7 +64,7 @@ class SiblingMerger:
             calls = _calls(group, network)
             for call in calls:
                 if call.key not in accepted:
-                    accepted[call.key] = bool(registry.candidates(call, device)[0])
+                    accepted[call.key] = registry.accepts(call, device)
             if calls and all(accepted[call.key] for call in calls):
                 self._groups[group] = calls
                 self._apart[group] = [signature_of(n, network) for n in group.nodes if n.name not in views]

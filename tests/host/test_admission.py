@@ -198,6 +198,38 @@ def test_a_bad_tactic_does_no_harm_to_the_next() -> None:
     assert exam.examine(candidate(make_tactic("Good"))).ok
 
 
+def test_little_is_copied_for_a_check() -> None:
+    """Poison is written where the device can do that, guards are read alone, and inputs once for a set."""
+
+    class Counting(FakeDevice):
+        def __init__(self) -> None:
+            super().__init__()
+            self.written = self.read = self.filled = 0
+
+        def fill(self, tensor: Any, nbytes: int, byte: int) -> None:
+            tensor.array[...] = byte
+            self.filled += nbytes
+
+        def upload(self, tensor: Any, array: Any, stream: Any = None) -> None:
+            self.written += array.nbytes
+            super().upload(tensor, array, stream)
+
+        def download(self, tensor: Any, stream: Any = None) -> Any:
+            array = super().download(tensor, stream)
+            self.read += array.nbytes
+            return array
+
+    call, device = signature(1 << 20), Counting()
+    sets = [sample_inputs(call, np.random.default_rng(n)) for n in range(2)]
+    exam = Examination(call, device, reference, sets)
+    device.written = device.read = 0
+    assert exam.examine(candidate(make_tactic("Good", scratch=1 << 20))).ok
+    size = 4 << 20
+    assert device.filled == 3 * (size + (1 << 20)), "three runs"
+    assert device.written < 10_000, "guards"
+    assert 5 * size < device.read < 5 * size + 100_000, "three results and two inputs"
+
+
 def test_the_reference_is_computed_once_for_all() -> None:
     calls: list[bool] = []
 

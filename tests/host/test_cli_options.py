@@ -56,6 +56,7 @@ def test_every_option_of_the_config_is_an_option_of_build(
     values = {
         "--target": "cpu",
         "--device": 1,
+        "--precision-tolerance": 0.25,
         "--workspace": "64MiB",
         "--sources": "-cudnn,a",
         "--tactic": "*=b.*",

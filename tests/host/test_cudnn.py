@@ -15,7 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_bound_cases import Case
 from signatures import make_signature
-from tactician.builtin_kernels.cuda import cudnn_attention, cudnn_conv, cudnn_conv_graph, cudnn_plan
+from tactician.builtin_kernels.cuda import (
+    cudnn_attention,
+    cudnn_conv,
+    cudnn_conv_graph,
+    cudnn_memory,
+    cudnn_plan,
+)
 from tactician.builtin_kernels.cuda.conv_problem import ConvProblem, conv_problem
 from tactician.builtin_kernels.cuda.cudnn_attention import CudnnAttention
 from tactician.builtin_kernels.cuda.cudnn_conv import CudnnConv
@@ -127,7 +133,7 @@ class FakeGraph:
         return (512, 0, 0, 1 << 40)[index]
 
     def serialize(self) -> list[int]:
-        key = bytes([len(self.stored)])
+        key = len(self.stored).to_bytes(4)
         self.stored[key] = self
         return list(key)
 
@@ -189,11 +195,15 @@ def _operators() -> None:
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Any:
+def device(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Any:
     for module in (cudnn_conv, cudnn_attention, cudnn_plan):
         monkeypatch.setattr(module, "library", lambda: FRONTEND)
         monkeypatch.setattr(module, "handle", lambda device: 17)
         monkeypatch.setattr(module, "build_handle", lambda device: 18)
+    monkeypatch.setattr(cudnn_memory, "library", lambda: FRONTEND)
+    memory = tmp_path_factory.mktemp("plans")
+    monkeypatch.setattr(cudnn_memory, "folder", lambda: memory)
+    cudnn_memory._asked.clear()
     graphs = cudnn_conv._graph, cudnn_attention._graph
     for graph in graphs:
         graph.cache_clear()
@@ -303,11 +313,54 @@ def test_a_plan_is_built_once(device: Any, monkeypatch: pytest.MonkeyPatch) -> N
         assert tactic.decline(signature, device) is None
         tactic.workspace(signature, device)
     assert len(built) == 2 * len(PLANS)  # without and with tf32
-    # what is stored is the plan that was built last
-    second.prepare(signature, device)
-    before = len(built)
-    first.prepare(signature, device)
-    assert built[before:] == [0]
+    for tactic in (second, first):
+        tactic.prepare(signature, device)
+    assert len(built) == 2 * len(PLANS), "each was written when it was built"
+
+
+@pytest.mark.parametrize("tactic", [CudnnConv, CudnnAttention])
+def test_what_was_proposed_once_is_remembered(
+    device: Any, monkeypatch: pytest.MonkeyPatch, tactic: Any
+) -> None:
+    module = cudnn_conv if tactic is CudnnConv else cudnn_attention
+    case = SERVED[0] if tactic is CudnnConv else next(c for c in SMALL_ATTENTION if len(c.inputs) == 3)
+    signature = make_signature(case.op, case.inputs, case.attributes, case.version)
+    first = list(tactic.candidates(signature, device))
+    cudnn_memory._asked.clear()  # as in another process
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_graph", None)  # nothing is asked of the library
+        again = list(tactic.candidates(signature, device))
+        assert again == first
+        assert [t.decline(signature, device) for t in again] == [None] * len(first)
+        assert again[0].workspace(signature, device) == 512
+    device.facts["driver"] = "2.0"
+    asked: list[Any] = []
+    graph = module._graph
+    monkeypatch.setattr(module, "_graph", lambda *a: asked.append(a) or graph(*a))
+    assert list(tactic.candidates(signature, device)) == first
+    assert asked, "another driver is asked"
+
+
+def test_a_memory_that_can_not_be_read_is_as_good_as_none(device: Any) -> None:
+    signature = make_signature("Conv", SERVED[0].inputs, SERVED[0].attributes)
+    first = list(CudnnConv.candidates(signature, device))
+    for path in cudnn_memory.folder().iterdir():
+        path.write_text("{broken")
+    cudnn_memory._asked.clear()
+    assert list(CudnnConv.candidates(signature, device)) == first
+
+
+def test_that_there_is_no_plan_is_not_remembered(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: FakeGraph) -> None:
+        raise RuntimeError("out of memory")
+
+    signature = make_signature("Conv", SERVED[0].inputs, SERVED[0].attributes)
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeGraph, "validate", fail)
+        tactic, *_ = CudnnConv.candidates(signature, device)
+        assert "out of memory" in str(tactic.decline(signature, device))
+    cudnn_memory._asked.clear()
+    assert len(list(CudnnConv.candidates(signature, device))) > 2
 
 
 def test_a_stored_plan_needs_no_heuristics(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:

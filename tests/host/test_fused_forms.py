@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 from tactician import FusedForm, Network
 from tactician.errors import PluginError
+from tactician.fusion import shortest_and_longest
 from tactician.importer import import_model
 from tactician.network import signatures
 from tactician.plugins.reference import reference_for
@@ -50,6 +51,17 @@ def test_an_epilogue_is_offered_in_every_length():
 def test_a_prologue_is_offered_with_and_without_what_follows():
     chain = "[n] a = Neg (x) [m] b = MatMul (a, w) [r] y = Relu (b)"
     assert found(chain) == [("m", "r"), ("n", "m"), ("n", "m", "r")]
+
+
+def test_only_the_shortest_and_the_longest_around_an_anchor_are_measured():
+    nodes = "[n] a = Neg (x) [m] b = MatMul (a, w) [r] c = Relu (b) [s] d = Add (c, w) [t] y = Mul (d, w)"
+    regions = shortest_and_longest(find_regions(network(nodes), PRODUCT))
+    assert sorted(region.names for region in regions) == [
+        ("m", "r"),
+        ("m", "r", "s", "t"),
+        ("n", "m"),
+        ("n", "m", "r", "s", "t"),
+    ]
 
 
 def test_a_prologue_may_be_of_both_operands_and_of_several_operators():

@@ -16,7 +16,7 @@ pytest.importorskip("cuda.bindings.nvrtc", reason="the compiler's package is not
 from ptx_device import PtxDevice
 from sass import LDL, STL, opcodes
 from tactician.builtin_kernels.cuda.compiler import KernelSource, compile_cubin, read_source
-from tactician.builtin_kernels.cuda.gemm_wgmma_8bit import GemmWgmma8bit, scale_bytes
+from tactician.builtin_kernels.cuda.gemm_wgmma_8bit import GemmWgmma8bit, product_shape
 from tactician.builtin_kernels.cuda.product_8bit import FORMS, EightBitProduct, product_8bit
 from tactician.builtin_kernels.cuda.wgmma_tile import SHARED_OF_MULTIPROCESSOR
 from tactician.signature import OpSignature
@@ -63,10 +63,12 @@ def test_compiles_without_spills(compile_device: Callable[[str], Any], case: Qua
         assert resources.spill_stores == resources.spill_loads == resources.stack == 0, (tactic, resources)
         assert not resources.warnings, (tactic, resources)
         assert found[LDL] == found[STL] == 0
-        # one instruction for each 64 rows of a consumer and each 32 of k of a step
+        # one instruction for each 64 rows of a consumer and each 32 of k of a step, or of several that are unrolled
         rows = tactic.block_m // (64 * tactic.consumers if tactic.cooperative else 64)
         steps = tactic.depth * -(-min(case.k, 128) // 32)
-        assert found[IGMMA if product.is_integer else QGMMA] == rows * steps, tactic
+        multiplies = found[IGMMA if product.is_integer else QGMMA]
+        assert multiplies > 0, tactic
+        assert multiplies % (rows * steps) == 0, tactic
 
 
 def test_the_search_space_fits_and_holds_the_candidates(compile_device: Callable[[str], Any]) -> None:
@@ -77,7 +79,7 @@ def test_the_search_space_fits_and_holds_the_candidates(compile_device: Callable
         assert len(space) == len(set(space))
         assert set(GemmWgmma8bit.candidates(signature, device)) <= set(space)
         for tactic in space:
-            shared = tactic.shared_bytes() + scale_bytes(tactic, product)
+            shared = tactic.shared_bytes(product_shape(product).vectors)
             assert (shared + 1024) * tactic.blocks <= SHARED_OF_MULTIPROCESSOR
             assert not (product.is_integer and tactic.promote)
 
@@ -155,8 +157,10 @@ def test_declines_what_does_not_fit(compile_device: Callable[[str], Any]) -> Non
 
 def test_results_of_32_bits_lie_where_the_copy_engine_wants_them() -> None:
     """A box is 64 rows of 32 columns; chunks of 16 bytes are swizzled by the row, and a thread has pairs of two rows."""
-    macros: dict[str, int | str] = {"RAW_SUMS": 1, "RELU": 0, "PROMOTE": "0u"}
-    types = {"T": "i32", "Sum": "i32", "Value": "i32", "Operand": "u8"}
+    macros: dict[str, int | str] = {
+        "RAW_SUMS": 1, "RELU": 0, "PROMOTE": "0u", "ALPHA": "1.0f", "HAS_SCALE_A": 0, "HAS_SCALE_B": 0, "SCALE_COLUMNS": 0,
+    }  # fmt: skip
+    types = {"T": "i32", "Sum": "i32", "Value": "i32", "Operand": "u8", "ScaleA": "float", "ScaleB": "float"}
     kernel = """
 extern "C" __global__ void boxes(u32* to) {
     __shared__ __align__(1024) u32 box[64 * 32];

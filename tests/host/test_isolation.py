@@ -15,13 +15,15 @@ import numpy as np
 import onnx
 import pytest
 import tactician
-from tactician import supervisor
+from tactician import supervisor, worker_process
 from tactician.config import BuilderConfig
 from tactician.engine import Engine
 from tactician.errors import BuildCancelledError, ConfigError, DeviceError, PluginError
 from tactician.plugins.manager import load_plugins
 from tactician.tactics.cache import TimingCache
 from tactician.tactics.record import CandidateRecord, Outcome
+from tactician.worker import Opening, Request
+from tactician.worker_process import WorkerProcess
 
 PLUGIN = """
 import ctypes, os, sys, time
@@ -135,6 +137,44 @@ def test_a_worker_finds_what_the_build_would(build: Callable[..., Engine], tmp_p
     assert all(c.cached for d in again.report.decisions for c in d.candidates if c.timing)
 
 
+def test_one_worker_serves_all_stages_and_tells_where_its_time_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[WorkerProcess] = []
+    asked: list[int] = []
+
+    class Counted(WorkerProcess):
+        def __init__(self, opening: Opening) -> None:
+            started.append(self)
+            super().__init__(opening)
+
+        def begin(self, request: Request) -> None:
+            asked.append(len(request.signatures))
+            super().begin(request)
+
+    monkeypatch.setattr(supervisor, "WorkerProcess", Counted)
+    rng = np.random.default_rng(0)
+    weights = {n: rng.standard_normal((64, 64)).astype(np.float32) for n in ("v", "w")}
+    siblings = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 20]>\n'
+        "g (float[64, 64] x) => (float[64, 64] y) { h = Relu(x)  a = MatMul(h, v)  b = MatMul(h, w)  y = Add(a, b) }"
+    )
+    siblings.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in weights.items())
+    config = BuilderConfig(
+        target="cpu", isolate=True, timing_cache=tmp_path / "timing.sqlite", plugins=("builtin",)
+    )
+    report = tactician.build(siblings, config).report
+    assert len(started) == 1
+    assert len(asked) == 2, "products beside their merged form, then what is left"
+    assert {"ask", "compile", "check", "time", "ask (build)"} <= set(report.measuring)
+    assert all(seconds >= 0 for seconds in report.measuring.values())
+    assert report.measuring["check"] > 0
+    again = tactician.build(siblings, config).report
+    assert len(started) == 1, "over a full cache there is nothing to start a process for"
+    assert [d.chosen for d in again.decisions] == [d.chosen for d in report.decisions]
+    assert set(again.measuring) == {"ask (build)"}
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [
@@ -169,7 +209,7 @@ def test_what_hangs_is_blamed_and_not_what_is_prepared_beside_it(
     build: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With Python's lock held, the other one can't tell that it has ended long ago."""
-    monkeypatch.setattr(supervisor, "PREPARE_MULTIPLE", 1)
+    monkeypatch.setattr(worker_process, "PREPARE_MULTIPLE", 1)
     engine = build(prepare=f"time.sleep(0.2); {HANG}", good="time.sleep(0.5)")
     assert "did not end within 3 s (prepare)" in record(engine).reason
     assert record(engine, "bad.good()").outcome in (Outcome.CHOSEN, Outcome.TIE, Outcome.SLOWER)
@@ -178,7 +218,7 @@ def test_what_hangs_is_blamed_and_not_what_is_prepared_beside_it(
 def test_what_a_worker_started_ends_with_it(
     build: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "PREPARE_MULTIPLE", 1)
+    monkeypatch.setattr(worker_process, "PREPARE_MULTIPLE", 1)
     started = tmp_path / "compiler"
     compiler = (
         "import subprocess; child = subprocess.Popen(['sleep', '1000']); "

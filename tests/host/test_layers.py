@@ -55,6 +55,7 @@ LAYERS = {
     "tactician.measuring": 4,
     "tactician.recognition": 4,
     "tactician.optimizing": 4,
+    "tactician.precision_race": 4,
     "tactician.refitting": 4,
     "tactician.regions": 4,
     "tactician.siblings": 4,

@@ -28,6 +28,7 @@ from tactician import Op, measuring
 from tactician.config import BuilderConfig
 from tactician.errors import BuildCancelledError, CacheError, SelectionError, TimingCacheMissError
 from tactician.signature import OpSignature, TensorType
+from tactician.supervisor import Workers
 from tactician.tactics.admission import DeviceLostError
 from tactician.tactics.cache import TimingCache
 from tactician.tactics.measure import Measured, Measurer, Progress
@@ -499,8 +500,18 @@ def test_only_what_a_network_has_goes_on_to_the_next_device() -> None:
     needed, proposed = signature(), signature(7)
     config = BuilderConfig(use_timing_cache=False)
     devices, calls = [first, second], {"needed": needed}
+    workers = Workers(config)
     results = measuring.measure(
-        calls, devices, plugins, config, None, None, None, own=None, proposed={"proposed": proposed}
+        calls,
+        devices,
+        plugins,
+        config,
+        None,
+        None,
+        None,
+        own=None,
+        workers=workers,
+        proposed={"proposed": proposed},
     )
     device, measured = results[needed.key]
     assert device is second
@@ -510,3 +521,60 @@ def test_only_what_a_network_has_goes_on_to_the_next_device() -> None:
     ]
     device, measured = results[proposed.key]
     assert device is first and not measured.usable
+
+
+class Another:
+    """Another process that measures, in this one."""
+
+    def __init__(self, offers: Registry) -> None:
+        self.run = measurer(offers)
+        self.begun: list[str] = []
+        self.asked: list[str] = []
+
+    def begin(self, signatures: Sequence[OpSignature]) -> None:
+        self.begun = [s.key for s in signatures]
+
+    def measure(self, signatures: Sequence[OpSignature]) -> dict[str, Any]:
+        self.asked = [s.key for s in signatures]
+        return {key: m.records for key, m in self.run.measure_all(signatures).items()}
+
+
+def test_another_process_begins_with_what_nothing_is_known_of(cache: TimingCache) -> None:
+    refused = OpSignature("test::Other", 1, (), CALL.inputs, CALL.outputs, (None,))
+    calls = [signature(3), signature(4), refused]
+    measure(registry(FAST), calls[0], cache=cache)
+    seen: list[tuple[str, int]] = []
+    run = measurer(
+        registry(FAST, SLOW), cache=cache, progress=lambda p: seen.append((p.phase, len(another.begun)))
+    )
+    another = run.elsewhere = Another(registry(FAST, SLOW))
+    results = run.measure_all(calls)
+    assert another.begun == [calls[1].key], "the first is known, and nobody offers to run the third"
+    assert seen[0] == ("discover", 1), "it has begun when tactics are asked"
+    assert another.asked == [calls[0].key, calls[1].key], "of the first, the slow one is new"
+    assert [len(results[c.key].usable) for c in calls] == [2, 2, 0]
+    run = measurer(registry(FAST, SLOW), cache=cache, error_on_timing_cache_miss=True)
+    another = run.elsewhere = Another(registry(FAST, SLOW))
+    with pytest.raises(TimingCacheMissError):
+        run.measure_all([signature(5)])
+    assert not another.begun
+
+
+def test_tactics_are_asked_once_for_a_call() -> None:
+    asked: list[str] = []
+
+    def decline(self: Affine, signature: OpSignature, device: FakeDevice) -> None:
+        asked.append(self.name())
+
+    offers = registry(*(make_tactic(name, decline=decline) for name in ("First", "Second")))
+    device, other = FakeDevice(), FakeDevice()
+    assert offers.accepts(CALL, device)
+    assert asked == ["first"], "no more than it takes to know"
+    assert offers.accepts(CALL, device, lambda c: "second" in c.id)
+    assert len(offers.candidates(CALL, device)[0]) == 2
+    assert asked == ["first", "second"]
+    assert not offers.accepts(CALL, device, lambda c: "third" in c.id)
+    offers.candidates(CALL, other)
+    assert asked == 2 * ["first", "second"], "another device is another question"
+    offers.add(plugin("rival"), make_tactic("Third", decline=decline))
+    assert len(offers.candidates(CALL, device)[0]) == 3

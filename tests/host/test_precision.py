@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import tactician
+from digits import MODEL, SHAPES, right
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -259,3 +260,89 @@ def test_names_that_the_model_has_already() -> None:
     assert len(names) == len(set(names))
     assert set(types(network).values()) == {"FLOAT16"}
     compare(proto, network)
+
+
+def config_for_race(**options: Any) -> BuilderConfig:
+    return BuilderConfig(
+        target="cpu", use_timing_cache=False, precision="best", plugins=("builtin",), **options
+    )
+
+
+PRODUCT = "c = MatMul (x, w) d = Add (c, b) y = Tanh (d)"
+
+
+def test_the_fastest_that_is_close_enough_wins() -> None:
+    engine = tactician.build(model(PRODUCT), config_for_race(precision_tolerance=1.0))
+    trials = {trial.precision: trial for trial in engine.report.precisions}
+    assert list(trials) == ["fp32", "tf32", "fp16", "bf16"]
+    (kept,) = (t for t in trials.values() if t.kept)
+    timed = [t for t in trials.values() if t.seconds is not None]
+    assert kept.seconds == min(t.seconds for t in timed if t.seconds is not None)
+    assert trials["fp32"].error == 0.0
+    assert trials["tf32"].reason == "is the same as fp32"  # nothing on the CPU rounds to it
+    narrow = [t for t in (trials["fp16"], trials["bf16"]) if t.error is not None]
+    assert all(0 < t.error < 0.05 for t in narrow if t.error is not None)
+    (got,) = tactician.Session(engine).run(X).values()
+    (wanted,) = ReferenceEvaluator(model(PRODUCT)).run(None, X)
+    assert np.linalg.norm(got - wanted) <= 0.05 * np.linalg.norm(wanted)
+
+
+def test_what_is_not_close_enough_is_out_however_fast() -> None:
+    engine = tactician.build(model(PRODUCT), config_for_race(precision_tolerance=1e-6))
+    trials = {trial.precision: trial for trial in engine.report.precisions}
+    assert trials["fp32"].kept
+    assert all("is over 1.0e-06" in trials[p].reason for p in ("fp16", "bf16") if trials[p].error is not None)
+    assert any(trials[p].error is not None for p in ("fp16", "bf16"))
+
+
+def test_the_engine_file_keeps_the_race(tmp_path: Path) -> None:
+    engine = tactician.build(model(PRODUCT), config_for_race())
+    engine.save(tmp_path / "e.tactician")
+    assert tactician.Engine.load(tmp_path / "e.tactician").report.precisions == engine.report.precisions
+
+
+def test_a_race_needs_shapes() -> None:
+    proto = model(PRODUCT, "float[N, 8] x", "float[N, 8] y")
+    with pytest.raises(
+        ConfigError, match="the shape of input 'x' is not known, .*; bind it with --shapes x:DIMS"
+    ):
+        tactician.build(proto, config_for_race())
+    bound = tactician.build(proto, config_for_race(shapes={"x": (2, 8)}))
+    assert len(bound.report.precisions) == 4
+
+
+def test_a_tolerance_is_a_number(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="precision_tolerance is -1.0; it is a relative error"):
+        BuilderConfig(precision_tolerance=-1.0)
+
+
+def test_the_race_on_the_command_line(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(model(PRODUCT), path)
+    code, out, err = run(
+        "build",
+        path,
+        "--target",
+        "cpu",
+        "--precision",
+        "best",
+        "--precision-tolerance",
+        "0.5",
+        "--plugin",
+        "builtin",
+    )
+    assert code == 0, err
+    assert "races    fp32: " in out
+    assert "races    bf16: " in out
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_trained_network_keeps_its_accuracy(precision: Any) -> None:
+    counts = {}
+    for choice in (None, precision):
+        config = BuilderConfig(
+            target="cpu", use_timing_cache=False, max_candidates=1, shapes=SHAPES, precision=choice
+        )
+        counts[choice] = right(tactician.build(MODEL, config))
+    assert counts[None] > 440
+    assert abs(counts[precision] - counts[None]) <= 1
