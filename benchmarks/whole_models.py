@@ -102,6 +102,7 @@ class Bench:
         start = time.perf_counter()
         engine = tactician.build(path, config)
         facts = {"steps": len(engine.plan.steps), "seconds": dict(engine.report.seconds)}
+        facts["measuring"] = dict(engine.report.measuring)
         facts["elsewhere"] = sum(s.target != self.device for s in engine.plan.steps)
         facts["built_s"] = time.perf_counter() - start
         start = time.perf_counter()
