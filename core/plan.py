@@ -148,5 +148,5 @@ class BuildReport(msgspec.Struct, frozen=True):
     fusions: tuple[Fusion, ...] = ()
     apart: tuple[Decision, ...] = ()
     views: tuple[str, ...] = ()
-    precisions: tuple[PrecisionTrial, ...] = ()
     measuring: dict[str, float] = {}
+    precisions: tuple[PrecisionTrial, ...] = ()
