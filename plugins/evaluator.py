@@ -12,6 +12,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpFunctionContextDependant, OpRun, RuntimeContextError
 from tactician.plugins import fast_reference
+from tactician.plugins.error_function import erf
 from tactician.plugins.op import Op, as_outputs
 from tactician.signature import AttributeValue, Blob, OpSignature, TensorType, dtype_name
 
@@ -123,6 +124,7 @@ def _flattening(opset: int) -> dict[str, type[OpRun]]:
 _FAST = {
     "LogSoftmax": _fast("LogSoftmax", fast_reference.log_softmax),
     "Conv": _fast("Conv", fast_reference.conv),
+    "Erf": _fast("Erf", erf),
     "MaxPool": _fast("MaxPool", fast_reference.max_pool),
     "AveragePool": _fast("AveragePool", fast_reference.average_pool),
 }

@@ -10,6 +10,7 @@ from tactician.signature import OpSignature, TensorType
 from tactician.tactics.guarded import GuardedBuffer, raw_bytes
 
 if TYPE_CHECKING:
+    from tactician.plugins.examiner import Examiner
     from tactician.plugins.target import Device
 
 Array = np.ndarray[Any, Any]
@@ -53,6 +54,16 @@ class CallBuffers:
             results.append(self._device.download(value, stream) if on_device else value)
         return results
 
+    def restore_guards(self) -> None:
+        """Put all guards back."""
+        for buffer in (*self._guarded, self._scratch):
+            if buffer is not None:
+                buffer.restore_guards()
+
+    def sizes(self) -> list[int]:
+        """Return the bytes of each output."""
+        return [t.nbytes if t is not None else 0 for t in self._types]
+
     def damage(self) -> str | None:
         """Return what was written to that must not be, or None."""
         for i, buffer in enumerate(self._guarded):
@@ -80,6 +91,7 @@ class CallInputs:
             buffer = GuardedBuffer(device, value.nbytes, random)
             self._kept.append((i, buffer, value))
             self.tensors.append(buffer.tensor(TensorType(dtype, value.shape)))
+        self._twins: list[Any] | None = None
         self.restore()
 
     def restore(self) -> None:
@@ -87,6 +99,17 @@ class CallInputs:
         for _, buffer, value in self._kept:
             buffer.restore_guards()
             buffer.put(value)
+
+    def is_whole(self, examiner: Examiner, stream: Any) -> bool:
+        """Return whether all inputs and their guards are as they must be, as far as the device can tell."""
+        if self._twins is None:  # before the first launch: they are as they were put there
+            self._twins = [
+                examiner.copy(buffer.bytes(), value.nbytes, stream) for _, buffer, value in self._kept
+            ]
+        return all(
+            examiner.same(buffer.bytes(), twin, value.nbytes, stream) and buffer.damage() is None
+            for (_, buffer, value), twin in zip(self._kept, self._twins, strict=True)
+        )
 
     def damage(self) -> str | None:
         """Return what was written to that must not be, or None."""

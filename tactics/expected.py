@@ -58,6 +58,15 @@ class Expected:
                 found = narrow
         return found or [], max(limits, default=0.0)
 
+    def yardsticks(self, number: int) -> list[Yardstick | None]:
+        """Return what large results are compared with for a set of inputs, by output; empty without a reference."""
+        self._compute(number, True)
+        return self._yardsticks.get((number, True), [])
+
+    def limits(self, numerics: frozenset[str]) -> list[float]:
+        """Return the tolerance of each output, by its type in the signature."""
+        return [tolerance(self._signature, _dtype(t, None), numerics) for t in self._signature.outputs]
+
     def _compare(
         self, number: int, wide: bool, results: Sequence[Any], limits: Sequence[float]
     ) -> list[Comparison] | None:

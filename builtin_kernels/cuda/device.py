@@ -12,6 +12,7 @@ import numpy as np
 from tactician.builtin_kernels.cuda.compiler import KernelSource, loadable_code
 from tactician.builtin_kernels.cuda.tensor import DeviceTensor
 from tactician.errors import DeviceError, TacticError
+from tactician.plugins.examiner import Examiner
 from tactician.plugins.kernel_binary import KernelBinary
 from tactician.plugins.kernel_source import KernelLanguage
 from tactician.plugins.target import Artifacts, Device, Precompiler, Thunk, Timer
@@ -107,6 +108,21 @@ class CudaDevice(Device):
             self.core.set_current()
             _check(driver.cuMemsetD8Async(tensor.pointer, byte, nbytes, int(self._stream.handle)))
             self.synchronize(self._stream)
+
+    def copy_bytes(self, to: DeviceTensor, tensor: DeviceTensor, nbytes: int, stream: Any) -> None:
+        """Copy bytes from one tensor to another on the GPU, and wait."""
+        from cuda.bindings import driver
+
+        if nbytes:
+            self.core.set_current()
+            _check(driver.cuMemcpyDtoDAsync(to.pointer, tensor.pointer, nbytes, int(stream.handle)))
+        self.synchronize(stream)
+
+    def examiner(self) -> Examiner:
+        """Return what compares results on the GPU."""
+        from tactician.builtin_kernels.cuda.examiner import CudaExaminer
+
+        return CudaExaminer(self)
 
     def download(self, tensor: DeviceTensor, stream: Any = None) -> np.ndarray[Any, Any]:
         """Return a host copy of ``tensor``."""

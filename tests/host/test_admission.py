@@ -10,12 +10,43 @@ import ml_dtypes
 import numpy as np
 import pytest
 from fakes import Affine, FakeDevice, FakeTensor, affine, candidate, make_tactic, reference, signature
+from tactician.plugins.examiner import Examiner
 from tactician.plugins.target import Device
 from tactician.signature import OpSignature, TensorType
+from tactician.tactics import device_judge
 from tactician.tactics.admission import Admission, DeviceLostError, Examination, admit
 from tactician.tactics.record import Outcome
 from tactician.tactics.sampling import CannotSample, hard_inputs, sample_inputs
 from tactician.tactics.tactic import Launch
+
+
+class FakeExaminer(Examiner):
+    """Looks at the fake device's tensors where they lie."""
+
+    TYPES = ("float32", "float16", "bfloat16")
+
+    def hold(self, values: np.ndarray[Any, Any]) -> Any:
+        return values.copy()
+
+    def copy(self, tensor: FakeTensor, nbytes: int, stream: Any) -> Any:
+        return tensor.array.tobytes()
+
+    def same(self, tensor: FakeTensor, other: bytes, nbytes: int, stream: Any) -> bool:
+        return bool(tensor.array.tobytes() == other)
+
+    def square_error(self, tensor: FakeTensor, held: Any, allowed: float, root: float, stream: Any) -> float:
+        with np.errstate(all="ignore"):
+            off = np.abs(tensor.array.reshape(-1).astype(np.float64) - held)
+        return float((off**2).sum()) if (off <= allowed * (np.abs(held) + root)).all() else np.inf
+
+
+@pytest.fixture(params=["on the host", "on the device"], autouse=True)
+def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have every test judge results in either place: the verdicts are the same."""
+    if request.param == "on the device":
+        monkeypatch.setattr(device_judge, "FEWEST", 1)
+        monkeypatch.setattr(FakeDevice, "examiner", lambda self: FakeExaminer())
+    return str(request.param)
 
 
 def check(
@@ -198,7 +229,7 @@ def test_a_bad_tactic_does_no_harm_to_the_next() -> None:
     assert exam.examine(candidate(make_tactic("Good"))).ok
 
 
-def test_little_is_copied_for_a_check() -> None:
+def test_little_is_copied_for_a_check(where: str) -> None:
     """Poison is written where the device can do that, guards are read alone, and inputs once for a set."""
 
     class Counting(FakeDevice):
@@ -227,6 +258,9 @@ def test_little_is_copied_for_a_check() -> None:
     size = 4 << 20
     assert device.filled == 3 * (size + (1 << 20)), "three runs"
     assert device.written < 10_000, "guards"
+    if where == "on the device":
+        assert device.read < 1e5
+        return
     assert 5 * size < device.read < 5 * size + 100_000, "three results and two inputs"
 
 
