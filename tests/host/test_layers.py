@@ -60,6 +60,7 @@ LAYERS = {
     "tactician.supervisor": 4,
     "tactician.views": 4,
     "tactician.worker": 4,
+    "tactician.worker_process": 4,
     "tactician.runtime": 4,
     "tactician.report": 4,
     "tactician.onnx_backend": 5,
