@@ -23,6 +23,7 @@ from tactician.tactics.admission import admit
 from tactician.tactics.registry import Candidate, Registry
 
 UNAVAILABLE = CudaTarget().unavailable()
+GOLDEN_RATIO = 0.6180339887498949
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,6 +32,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in Path(str(item.fspath)).parts:
                 item.add_marker(pytest.mark.skip(reason=UNAVAILABLE))
+    else:
+        items.sort(key=_spread(items).__getitem__)
+
+
+def _spread(items: Sequence[pytest.Item]) -> dict[pytest.Item, float]:
+    """Return places in which the cases of each test are spread evenly: a run that ends early has seen all kinds of them."""
+    seen: dict[str, int] = defaultdict(int)
+    places = {}
+    for item in items:
+        group = item.nodeid.partition("[")[0]
+        places[item] = seen[group] * GOLDEN_RATIO % 1
+        seen[group] += 1
+    return places
 
 
 @dataclass
