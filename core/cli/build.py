@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tactician import __version__
 from tactician.cli.command import Output, command
-from tactician.cli.options import Names, PrecisionRule, Rule, Shape, Size, plugin_options
+from tactician.cli.options import Names, PrecisionRule, Profile, Rule, Shape, Size, plugin_options
 
 if TYPE_CHECKING:
     from tactician.config import BuilderConfig
@@ -27,6 +27,14 @@ LATENCY_SECONDS = 0.5
     type=Shape(),
     multiple=True,
     help="Bind an input's symbolic dimensions: input:8x3x224x224. Repeatable.",
+)
+@click.option(
+    "--profile",
+    "profiles",
+    type=Profile(),
+    multiple=True,
+    help="Build for a range of shapes, measured at OPT: input:1x3x224x224..8x3x224x224..32x3x224x224, with commas between "
+    "inputs. Repeatable: any shape within one profile runs.",
 )
 @click.option(
     "--target", metavar="NAME", help="cuda, cpu or another plugin's; by default cuda where there is a GPU."
@@ -145,7 +153,7 @@ def build_command(
     with ProgressPrinter(out) as progress:
         engine = build(model, config, progress=progress)
     engine.save(output)
-    if not config.locked:
+    if not config.locked and not config.profiles:
         _write_lock(engine, lock_file)
     if report is not None:
         _write_report(engine, report)
