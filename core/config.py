@@ -62,7 +62,7 @@ class BuilderConfig:
     error_on_timing_cache_miss
         Whether a candidate without an entry is an error instead of a measurement.
     lock_file
-        Lock file to replay, if it exists.
+        Lock file to replay, if it exists. With ``profiles`` each has one of its own: ``m.lock.0.json`` for ``m.lock.json``.
     locked
         Whether anything that is not as in ``lock_file`` is an error.
     plugins, disabled_plugins

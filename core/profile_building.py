@@ -16,7 +16,7 @@ from tactician.plan import Place, TensorSpec
 from tactician.plugins.manager import load_plugins
 from tactician.plugins.op import Op
 from tactician.profiled_engine import ProfiledEngine
-from tactician.profiles import Shapes
+from tactician.profiles import Shapes, numbered
 from tactician.stored_model import StoredModel
 
 
@@ -44,7 +44,7 @@ def build_profiles(
     ops = load_plugins(config).ops
     outputs = _outputs(import_model(stored.open(), config.shapes, ops))
     for number, profile in enumerate(config.profiles):
-        for what, shapes in {"min": profile.least, "max": profile.most}.items():
+        for what, shapes in {"min": profile.min, "max": profile.max}.items():
             if shapes != profile.opt:  # which is built
                 _require(stored, config.shapes | shapes, ops, f"profile {number} ({profile}), at its {what}")
     engines = [build(_config_of(config, number)) for number in range(len(config.profiles))]
@@ -65,18 +65,14 @@ def _check(config: BuilderConfig) -> None:
             raise ConfigError(
                 f"input '{name}' has a shape and is in a profile; leave it out of one (--shapes, --profile)"
             )
-    if config.lock_file is not None:
-        raise ConfigError(
-            f"lock file '{config.lock_file}': an engine with profiles has other calls in each, and one lock file can't hold "
-            "them; lock an engine for each shape, or leave --lock and --locked out"
-        )
 
 
 def _config_of(config: BuilderConfig, number: int) -> BuilderConfig:
     """Return what profile ``number`` is built with."""
     stages = None if config.dump_stages is None else config.dump_stages / f"profile_{number}"
     shapes = config.shapes | config.profiles[number].opt
-    return replace(config, profiles=(), shapes=shapes, dump_stages=stages)
+    lock_file = None if config.lock_file is None else numbered(config.lock_file, number)
+    return replace(config, profiles=(), shapes=shapes, dump_stages=stages, lock_file=lock_file)
 
 
 def _require(model: StoredModel, shapes: Shapes, ops: Mapping[str, Op], where: str) -> None:

@@ -36,7 +36,11 @@ class ProfileChoices:
     """
 
     def __init__(
-        self, decisions: Sequence[Decision], plugins: Plugins, config: BuilderConfig, devices: Sequence[Device]
+        self,
+        decisions: Sequence[Decision],
+        plugins: Plugins,
+        config: BuilderConfig,
+        devices: Sequence[Device],
     ) -> None:
         self._by_node = {node: decision for decision in decisions for node in decision.nodes}
         self._by_kind = {_kind(decision.signature): decision for decision in reversed(decisions)}

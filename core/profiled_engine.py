@@ -78,7 +78,9 @@ class ProfiledEngine(Engine):
             self.outputs,
             _Options.of(self.config),
             tuple(
-                _StoredEngine(e.plan, e.report, {name: blobs.add(name, data) for name, data in e.weights.items()})
+                _StoredEngine(
+                    e.plan, e.report, {name: blobs.add(name, data) for name, data in e.weights.items()}
+                )
                 for e in self.engines[1:]
             ),
             dict(self.model.types) if self.model else {},
@@ -86,7 +88,7 @@ class ProfiledEngine(Engine):
         )
         base = replace(self.engines[0], weights=blobs.named)
         graph = self.model.graph if self.model else b""
-        return base.parts() | {PROFILES: [msgspec.json.encode(stored, order="deterministic")], MODEL: [graph]}
+        return base.parts() | {PROFILES: [msgspec.json.encode(stored)], MODEL: [graph]}
 
 
 def is_profiled(engine: Engine | str | os.PathLike[str]) -> bool:

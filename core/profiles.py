@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tactician.errors import ConfigError
 
@@ -14,7 +15,9 @@ Shapes = Mapping[str, Dims]
 """Dimensions by name of input."""
 
 _DIMS = r"\d+(?:x\d+)*"
-_INPUT = re.compile(rf"(?P<name>.+?):(?P<least>{_DIMS})\.\.(?P<opt>{_DIMS})\.\.(?P<most>{_DIMS})(?:,|$)")
+_INPUT = re.compile(
+    rf"(?P<name>(?:(?!\.\.).)+?):(?P<least>{_DIMS})\.\.(?P<opt>{_DIMS})\.\.(?P<most>{_DIMS})(?:,|$)"
+)
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,10 @@ class OptimizationProfile:
 
     def __str__(self) -> str:
         """Return the profile as the command line has it."""
-        return ",".join(
-            f"{name}:{'..'.join(map(dims_text, ranges))}" for name, ranges in self.shapes.items()
-        )
+        return ",".join(f"{name}:{'..'.join(map(dims_text, ranges))}" for name, ranges in self.shapes.items())
 
     @property
-    def least(self) -> dict[str, Dims]:
+    def min(self) -> dict[str, Dims]:
         """The least shape of each input."""
         return {name: least for name, (least, _, _) in self.shapes.items()}
 
@@ -82,14 +83,14 @@ class OptimizationProfile:
         return {name: opt for name, (_, opt, _) in self.shapes.items()}
 
     @property
-    def most(self) -> dict[str, Dims]:
+    def max(self) -> dict[str, Dims]:
         """The largest shape of each input."""
         return {name: most for name, (_, _, most) in self.shapes.items()}
 
     @property
     def is_fixed(self) -> bool:
         """Whether it holds no shape but ``opt``."""
-        return self.least == self.opt == self.most
+        return self.min == self.opt == self.max
 
     def refusal(self, shapes: Shapes) -> tuple[str, str] | None:
         """Return the first input whose shape lies outside, and why; None where the profile holds all of them."""
@@ -115,6 +116,11 @@ def find_profile(profiles: Sequence[OptimizationProfile], shapes: Shapes) -> int
     """Return the index of the profile for ``shapes``: of those that hold them the one whose ``opt`` is nearest."""
     holding = [index for index, profile in enumerate(profiles) if profile.refusal(shapes) is None]
     return min(holding, key=lambda index: profiles[index].distance(shapes), default=None)
+
+
+def numbered(path: Path, number: int) -> Path:
+    """Return the lock file of profile ``number``, where ``path`` is asked for: ``m.lock.0.json`` for ``m.lock.json``."""
+    return path.with_suffix(f".{number}{path.suffix}")
 
 
 def dims_text(dims: Sequence[int]) -> str:

@@ -69,7 +69,7 @@ class Specialiser:
             ) from error
 
     def _specialise(self, base: Engine, shapes: Shapes) -> Engine:
-        config = _config_for(base, self._config, shapes)
+        config = config_for(base, self._config, shapes)
         plugins = self._plugins
         devices = open_devices(plugins, config, base.plan.target, base.artifacts)
         network = import_model(self._model, config.shapes, plugins.ops)
@@ -103,7 +103,7 @@ def _kind(signature: str) -> str:
     return signature.partition("(")[0]
 
 
-def _config_for(base: Engine, config: BuilderConfig, shapes: Shapes) -> BuilderConfig:
+def config_for(base: Engine, config: BuilderConfig, shapes: Shapes) -> BuilderConfig:
     """Return the options for ``shapes``: in the precision that won, where several raced."""
     kept = [trial.precision for trial in base.report.precisions if trial.kept]
     options: dict[str, Any] = {"precision": kept[0]} if kept else {}

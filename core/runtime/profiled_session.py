@@ -73,7 +73,7 @@ class ProfiledSession(Session):
         self.engine, self.plan, self._profiled = loaded, loaded.plan, loaded
         self._open = _Opener(device, plugins, allow_mismatch)
         self._most_shapes = most_shapes
-        self._lock = threading.RLock()  # whoever runs something
+        self._lock = threading.Lock()  # whoever runs something
         self._making = threading.Lock()  # whoever specialises
         self._specialiser: Specialiser | None = None
         self._names = tuple(loaded.profiles[0].shapes)
@@ -120,9 +120,11 @@ class ProfiledSession(Session):
         """
         for name in self._names:
             if name not in shapes:
-                raise InputError(f"the shape of input '{name}' is missing; profiles name {', '.join(self._names)}")
+                raise InputError(
+                    f"the shape of input '{name}' is missing; profiles name {', '.join(self._names)}"
+                )
         key = tuple(tuple(int(d) for d in shapes[name]) for name in self._names)
-        self._with(key, lambda session: None)
+        self._with(key, lambda session: session)
 
     def run(self, feeds: Mapping[str, Any], *, on_device: bool = False) -> dict[str, Any]:
         """Run the engine, as ``Session.run`` does.

@@ -58,7 +58,7 @@ class Session:
         If a plugin is missing or differs, or the device is not the kind that the engine was built for.
     """
 
-    def __new__(cls, engine: Engine | str | os.PathLike[str], **options: Any) -> Session:
+    def __new__(cls, engine: Engine | str | os.PathLike[str], **_: Any) -> Session:
         """Return a ``ProfiledSession`` for an engine with optimization profiles."""
         if cls is Session and is_profiled(engine):
             from tactician.runtime.profiled_session import ProfiledSession
