@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from tactician.assembly import Assignment
@@ -25,7 +26,7 @@ class ProfileChoices:
 
     Of what accepts a node: the tactic that was chosen for it, else one of the same class, else the one that was measured
     as fastest, else the first. What was wrong or failed for it is left out. A node that the profile has not follows one
-    of the same operator.
+    of the same operators; if there is none, it gets a tactic of the class that the profile chose most often.
 
     Parameters
     ----------
@@ -43,7 +44,8 @@ class ProfileChoices:
         devices: Sequence[Device],
     ) -> None:
         self._by_node = {node: decision for decision in decisions for node in decision.nodes}
-        self._by_kind = {_kind(decision.signature): decision for decision in reversed(decisions)}
+        self._by_kind = {kind_of(decision.signature): decision for decision in reversed(decisions)}
+        self._wins = Counter(_name(d.chosen) for d in decisions for _ in d.nodes)
         self._registry = plugins.registry
         self._devices = [(d, Policies(config, d, plugins.hooks.filter_tactics)) for d in devices]
         self._offered: dict[str, tuple[Device, Policies, list[Candidate]]] = {}
@@ -57,11 +59,12 @@ class ProfileChoices:
             If nothing accepts it.
         """
         device, policies, offered = self._offer(node, signature)
-        kind = _kind(str(signature))
+        kind = kind_of(str(signature))
         model = self._by_node.get(node)
-        if model is None or _kind(model.signature) != kind:
+        if model is None or kind_of(model.signature) != kind:
             model = self._by_kind.get(kind)
-        chosen, note = offered[0], "the profile has no such operator there: the first tactic that accepts it"
+        chosen = max(offered, key=lambda c: self._wins[_name(c.id)])
+        note = "the profile has no such operator there"
         if model is not None and model.target == device.target:
             chosen, note = self._like(model, signature, device, policies, offered)
         decision = Decision(
@@ -126,7 +129,7 @@ class ProfileChoices:
         return candidate if policies.apply(signature, [candidate])[0] else None
 
 
-def _kind(signature: str) -> str:
+def kind_of(signature: str) -> str:
     """Return the operators of a signature out of its text: those of ``Conv+Relu(float32[…`` are ``Conv+Relu``."""
     return signature.partition("(")[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,11 +18,12 @@ from tactician.plan import BuildReport
 from tactician.planning import make_plan
 from tactician.plugins.inline import InlinePlugin
 from tactician.plugins.manager import load_plugins
-from tactician.profile_choices import ProfileChoices
+from tactician.profile_choices import ProfileChoices, kind_of
 from tactician.profiled_engine import ProfiledEngine, known_weights, share_weights
 from tactician.profiles import Shapes, dims_text
 from tactician.signature import OpSignature
 from tactician.tactics.lock import LockFile
+from tactician.tactics.record import Decision
 
 
 class Specialiser:
@@ -73,7 +74,7 @@ class Specialiser:
         plugins = self._plugins
         devices = open_devices(plugins, config, base.plan.target, base.artifacts)
         network = import_model(self._model, config.shapes, plugins.ops)
-        lock = _lock_of(base)
+        lock = ProfileLock.of_decisions(base.report.decisions)
         made = optimise(network, plugins, devices[0], config, lock, _measure_nothing, _no_clock)
         choices = ProfileChoices(base.report.decisions, plugins, config, devices)
         assignments: dict[str, Assignment] = {}
@@ -86,21 +87,34 @@ class Specialiser:
         return share_weights(Engine(plan, report, weights, artifacts), self._known)
 
 
-class _ProfileLock(LockFile, frozen=True):
-    """The choices of a profile for nodes of other shapes: what a node is called and what it does must be the same."""
+class ProfileLock(LockFile, frozen=True):
+    """The choices of a profile, for nodes of other shapes: what a node is called and what it does must be the same.
+
+    A fused node is called after its first and its last operator. What is recognised as a call may begin elsewhere in
+    another shape, with a reshape that a batch of one does not need: then the last one alone is compared.
+    """
+
+    ends: Mapping[str, str] = {}
+    """Tactics of fused nodes, by last and by all operators."""
+
+    @classmethod
+    def of_decisions(cls, decisions: Iterable[Decision]) -> ProfileLock:
+        """Return the lock of a profile's decisions."""
+        lock = cls.of(decisions, ())
+        fused = {name: entry for name, entry in lock.nodes.items() if entry.operators}
+        ends = {_end(name, entry.signature): entry.tactic for name, entry in fused.items()}
+        return cls(lock.format, lock.nodes, {}, ends=ends)
 
     def choice(self, node: str, signature: OpSignature) -> str | None:
         """Return the id of the tactic for ``node``, if it has the same operators still."""
         entry = self.nodes.get(node)
-        return entry.tactic if entry is not None and _kind(entry.signature) == _kind(str(signature)) else None
+        if entry is not None and kind_of(entry.signature) == kind_of(str(signature)):
+            return entry.tactic
+        return self.ends.get(_end(node, str(signature))) if "+" in node else None
 
 
-def _lock_of(base: Engine) -> LockFile:
-    return _ProfileLock.of(base.report.decisions, base.plan.plugins, target=base.plan.target)
-
-
-def _kind(signature: str) -> str:
-    return signature.partition("(")[0]
+def _end(node: str, signature: str) -> str:
+    return f"{node.rpartition('+')[2]}: {kind_of(signature)}"
 
 
 def config_for(base: Engine, config: BuilderConfig, shapes: Shapes) -> BuilderConfig:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import tactician
-from fakes import FakeDevice
+from fakes import Affine, FakeDevice, make_tactic, registry, signature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -24,15 +24,20 @@ from tactician.errors import (
     ConfigError,
     DamagedEngineError,
     InputError,
+    NoTacticError,
     ProfileError,
     ShapeError,
     SpecialisationError,
 )
 from tactician.plan import BuildReport, ModelInfo, Place, Plan, TensorSpec
+from tactician.plugins.manager import Plugins
+from tactician.profile_choices import ProfileChoices
 from tactician.profiles import find_profile
 from tactician.runtime.device_weights import DeviceWeights
+from tactician.signature import OpSignature
 from tactician.specialising import Specialiser
 from tactician.tactics.measure import Measurer
+from tactician.tactics.record import CandidateRecord, Decision, Outcome, Timing
 
 Run = Callable[..., tuple[int, str, str]]
 Feeds = dict[str, Any]
@@ -426,6 +431,75 @@ class TestModelsThatCannot:
     def test_no_room_for_any_shape(self, engine: ProfiledEngine) -> None:
         with pytest.raises(ConfigError, match="most_shapes is 0"):
             ProfiledSession(engine, most_shapes=0)
+
+
+@dataclass(frozen=True)
+class Blocks(Affine):
+    """Takes tensors whose rows its block divides; asks for the two smallest to be timed."""
+
+    block: int = 1
+
+    @classmethod
+    def candidates(cls, signature: OpSignature, device: Any) -> Any:
+        return [cls(block=b) for b in (4, 2)]
+
+    @classmethod
+    def search_space(cls, signature: OpSignature, device: Any) -> Any:
+        return [cls(block=b) for b in (8, 6, 4, 2)]
+
+    def decline(self, signature: OpSignature, device: Any) -> str | None:
+        rows = signature.inputs[0].dims[0]  # type: ignore[union-attr]  # there is one
+        return f"{rows} rows are no multiple of {self.block}" if rows % self.block else None
+
+
+class TestChoices:
+    def choose(self, rows: int, chosen: str = "acme.blocks(block=4)", node: str = "n", **options: Any) -> str:
+        """Return the choice for ``rows`` after a profile with 8 of them, at which ``affine`` was found to be wrong."""
+        plugins = Plugins(
+            registry(
+                Affine,
+                Blocks,
+                make_tactic("Quick"),
+                make_tactic("Slow"),
+                make_tactic("Elsewhere", target="other"),
+                make_tactic("Rough", marks=frozenset({"tf32"})),
+            )
+        )
+        timed = {"acme.slow()": 9e-6, "acme.quick()": 3e-6, "acme.rough()": 1e-6, chosen: 1e-6}
+        records = [
+            CandidateRecord(id, "acme", Outcome.SLOWER, timing=Timing(s, s, s, 9)) for id, s in timed.items()
+        ]
+        records.append(CandidateRecord("acme.affine()", "acme", Outcome.WRONG))
+        call = signature(8, 3)
+        decision = Decision(str(call), call.key, ("n",), "fake", chosen, "default", tuple(records))
+        devices: list[Any] = [FakeDevice(), FakeDevice()]
+        devices[1].target = "other"
+        choices = ProfileChoices([decision], plugins, BuilderConfig(**options), devices)
+        made, assignment = choices.choose(node, signature(rows, 3))
+        assert (made.chosen, made.nodes, made.target) == (assignment.candidate.id, (node,), assignment.target)
+        assert made.winner.outcome == Outcome.CHOSEN
+        return made.chosen.removeprefix("acme.")
+
+    def test_what_was_chosen(self) -> None:
+        assert self.choose(12) == "blocks(block=4)"
+        assert self.choose(12, node="another") == "blocks(block=4)"
+
+    def test_what_was_chosen_though_it_would_not_be_timed_here(self) -> None:
+        assert self.choose(12, "acme.blocks(block=6)") == "blocks(block=6)"
+        assert self.choose(12, "acme.blocks(block=3)") == "blocks(block=4)", (
+            "the class has no such configuration"
+        )
+
+    def test_another_of_its_class(self) -> None:
+        assert self.choose(6) == "blocks(block=2)"
+
+    def test_what_was_measured_as_fastest_and_may_be_used(self) -> None:
+        assert self.choose(5) == "quick()"
+        assert self.choose(5, tf32=True) == "rough()"
+
+    def test_nothing_that_may_be_used(self) -> None:
+        with pytest.raises(NoTacticError, match="no tactic runs n"):
+            self.choose(5, sources=("nobody",))
 
 
 @st.composite
