@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import tactician
 from fakes import Affine, FakeDevice, make_tactic, registry, signature
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from profiled import LARGE, SMALL, expected, feeds, is_right, model
 from tactician import BuilderConfig, Engine, OptimizationProfile, ProfiledEngine, ProfiledSession, Session
 from tactician.errors import (
     ConfigError,
@@ -40,47 +39,7 @@ from tactician.tactics.measure import Measurer
 from tactician.tactics.record import CandidateRecord, Decision, Outcome, Timing
 
 Run = Callable[..., tuple[int, str, str]]
-Feeds = dict[str, Any]
-
-NODES = """
-    [q] q = MatMul (x, wq) [k] k = MatMul (x, wk) [v] v = MatMul (x, wv)
-    [t] kt = Transpose <perm = [0, 2, 1]> (k) [a] a = MatMul (q, kt) [u] u = Unsqueeze (m, one) [am] am = Add (a, u)
-    [p] p = Softmax <axis = -1> (am) [c] c = MatMul (p, v) [h] h = MatMul (c, w1) [r] r = Relu (h)
-    [o] o = MatMul (r, w2) [e] e = Add (o, b)
-    [s] s = Shape <start = 0, end = 1> (x) [j] j = Concat <axis = 0> (s, minus) [y] y = Reshape (e, j)
-"""
-SMALL = OptimizationProfile({"x": ((1, 1, 16), (2, 4, 16), (4, 8, 16)), "m": ((1, 1), (2, 4), (4, 8))})
-LARGE = OptimizationProfile({"x": ((1, 6, 16), (3, 12, 16), (5, 24, 16)), "m": ((1, 6), (3, 12), (5, 24))})
 MOST = 3
-
-
-def model(seed: int = 1) -> onnx.ModelProto:
-    proto = onnx.parser.parse_model(
-        f'<ir_version: 9, opset_import: ["" : 20]> g (float[b, s, 16] x, float[b, s] m) => (float[b, n] y) {{ {NODES} }}'
-    )
-    rng = np.random.default_rng(seed)
-    shapes = {"wq": (16, 16), "wk": (16, 16), "wv": (16, 16), "w1": (16, 32), "w2": (32, 8), "b": (8,)}
-    arrays: dict[str, Any] = {n: rng.standard_normal(s).astype(np.float32) / 4 for n, s in shapes.items()}
-    arrays |= {"one": np.array([1]), "minus": np.array([-1])}
-    proto.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
-    return proto
-
-
-def feeds(batch: int, rows: int, seed: int = 0) -> Feeds:
-    rng = np.random.default_rng([batch, rows, seed])
-    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
-    return {"x": draw(batch, rows, 16), "m": draw(batch, rows)}
-
-
-def expected(values: Feeds, proto: onnx.ModelProto | None = None) -> Any:
-    runtime = onnxruntime.InferenceSession(
-        (proto or model()).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    return runtime.run(None, values)[0]
-
-
-def is_right(session: Session, values: Feeds, proto: onnx.ModelProto | None = None) -> bool:
-    return np.allclose(session.run(values)["y"], expected(values, proto), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -342,6 +301,57 @@ except tactician.errors.SpecialisationError as error:
         broken.save(tmp_path / "e")
         with pytest.raises(DamagedEngineError, match="1 profiles and 2 engines"):
             Engine.load(tmp_path / "e")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "best"])
+def test_in_another_precision(config: BuilderConfig, precision: Any, tmp_path: Path) -> None:
+    options = replace(config, profiles=(SMALL,), precision=precision, precision_tolerance=0.02)
+    tactician.build(model(), options).save(tmp_path / "e")
+    session = ProfiledSession(tmp_path / "e")
+    assert is_right(session, feeds(2, 4), tolerance=0.02)
+    assert is_right(session, feeds(1, 7), tolerance=0.02)
+    (made,) = session._others.values()
+    types = [{t.dtype for t in one.plan.tensors} for one in (made, session)]
+    assert types[0] == types[1]
+
+
+PLUGIN = """
+from dataclasses import dataclass
+import numpy as np
+from tactician import Op, Tactic, hookimpl
+
+SCALE = Op("scaled::Scale", infer=lambda signature: [signature.inputs[0]], reference=lambda signature, x: x * 3)
+
+@dataclass(frozen=True)
+class Multiply(Tactic):
+    op = SCALE.name
+    target = "cpu"
+
+    def prepare(self, signature, device):
+        return lambda inputs, outputs, workspace, stream: np.multiply(inputs[0], np.float32(3), out=outputs[0])
+
+@hookimpl
+def ops():
+    return [SCALE]
+
+@hookimpl
+def tactics():
+    return [Multiply]
+"""
+
+
+def test_operators_of_plugins(config: BuilderConfig, tmp_path: Path) -> None:
+    (tmp_path / "scaled.py").write_text(PLUGIN)
+    plugins = ("builtin", str(tmp_path / "scaled.py"))
+    proto = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 20, "scaled" : 1]> g (float[n] x) => (float[n] y) { y = scaled.Scale (x) }'
+    )
+    profile = OptimizationProfile({"x": ((1,), (2,), (9,))})
+    built = tactician.build(proto, replace(config, plugins=plugins, profiles=(profile,)))
+    built.save(tmp_path / "e")
+    session = Session(tmp_path / "e", plugins=plugins)
+    for size in (2, 1, 9):
+        assert session.run({"x": np.ones(size, np.float32)})["y"].tolist() == [3] * size
 
 
 def test_one_shape_alone_keeps_no_model(config: BuilderConfig, tmp_path: Path) -> None:
