@@ -43,7 +43,7 @@ def refit(engine: Engine, model: Any, config: BuilderConfig | None = None) -> En
         As ``build`` takes it.
     config
         What the engine was built with, as far as it changes the network: ``shapes``, ``without`` and ``plugins``. An
-        engine with profiles knows it.
+        engine with profiles knows all of it; ``plugins`` alone are taken from here.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def refit(engine: Engine, model: Any, config: BuilderConfig | None = None) -> En
         If the model can't be imported.
     """
     if isinstance(engine, ProfiledEngine):
-        return _refit_profiles(engine, model, config or engine.config)
+        return _refit_profiles(engine, model, config)
     lock = LockFile.of(engine.report.decisions, engine.plan.plugins, target=engine.plan.target)
     config = replace(config or BuilderConfig(), locked=True, dump_stages=None)
     plugins = load_plugins(config)
@@ -73,9 +73,10 @@ def refit(engine: Engine, model: Any, config: BuilderConfig | None = None) -> En
     return Engine(plan, engine.report, weights, engine.artifacts)
 
 
-def _refit_profiles(engine: ProfiledEngine, model: Any, config: BuilderConfig) -> ProfiledEngine:
+def _refit_profiles(engine: ProfiledEngine, model: Any, given: BuilderConfig | None) -> ProfiledEngine:
     """Return ``engine`` with the weights of ``model`` in every profile, and for what is specialised later."""
-    config = replace(config, profiles=())
+    plugins = given.plugins if given and given.plugins is not None else engine.config.plugins
+    config = replace(engine.config, profiles=(), lock_file=None, plugins=plugins)
     engines = [
         refit(part, model, config_for(part, config, profile.opt))
         for part, profile in zip(engine.engines, engine.profiles, strict=True)

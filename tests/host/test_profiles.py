@@ -611,6 +611,10 @@ def test_the_command_line(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("build", "m.onnx", *options, "--locked", "--json")
     assert code == 0
     assert '"profile": "x:1x1x16..2x4x16..4x8x16,m:1x1..2x4..4x8"' in out
+    (tmp_path / "n.onnx").write_bytes(model(2).SerializeToString())
+    assert run("refit", "m.tactician", "n.onnx", "-o", "n.tactician")[0] == 0
+    assert run("run", "n.tactician", "--check", "onnxruntime", "n.onnx")[0] == 0
+    assert run("bench", "n.tactician", "--rounds", 6)[0] == 0
     code, _, err = run("build", "m.onnx", "--profile", "x:1..2")
     assert code == 2
     assert "is no profile" in err
