@@ -43,7 +43,7 @@ def refit(engine: Engine, model: Any, config: BuilderConfig | None = None) -> En
         As ``build`` takes it.
     config
         What the engine was built with, as far as it changes the network: ``shapes``, ``without`` and ``plugins``. An
-        engine with profiles knows all of it; ``plugins`` alone are taken from here.
+        engine with profiles knows all of it; ``plugins`` and ``device`` alone are taken from here.
 
     Returns
     -------
@@ -75,8 +75,9 @@ def refit(engine: Engine, model: Any, config: BuilderConfig | None = None) -> En
 
 def _refit_profiles(engine: ProfiledEngine, model: Any, given: BuilderConfig | None) -> ProfiledEngine:
     """Return ``engine`` with the weights of ``model`` in every profile, and for what is specialised later."""
-    plugins = given.plugins if given and given.plugins is not None else engine.config.plugins
-    config = replace(engine.config, profiles=(), lock_file=None, plugins=plugins)
+    config = replace(engine.config, profiles=(), lock_file=None)
+    if given is not None:
+        config = replace(config, device=given.device, plugins=given.plugins or config.plugins)
     engines = [
         refit(part, model, config_for(part, config, profile.opt))
         for part, profile in zip(engine.engines, engine.profiles, strict=True)
