@@ -31,7 +31,10 @@ if TYPE_CHECKING:  # what ``__getattr__`` does, for those who only read
         Timer as Timer,
     )
     from tactician.plugins.triton_source import TritonSource as TritonSource
+    from tactician.profiled_engine import ProfiledEngine as ProfiledEngine
+    from tactician.profiles import OptimizationProfile as OptimizationProfile
     from tactician.refitting import refit as refit
+    from tactician.runtime.profiled_session import ProfiledSession as ProfiledSession
     from tactician.runtime.session import Session as Session
     from tactician.runtime.session import load as load
     from tactician.signature import OpSignature as OpSignature
@@ -52,10 +55,13 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "build": "tactician.builder",
     "BuilderConfig": "tactician.config",
+    "OptimizationProfile": "tactician.profiles",
     "Engine": "tactician.engine",
+    "ProfiledEngine": "tactician.profiled_engine",
     "load": "tactician.runtime.session",
     "refit": "tactician.refitting",
     "Session": "tactician.runtime.session",
+    "ProfiledSession": "tactician.runtime.profiled_session",
     "Network": "tactician.network",
     "AlgorithmSelector": "tactician.tactics.selector",
     "CandidateRecord": "tactician.tactics.record",

@@ -15,19 +15,19 @@ from typing import Any
 
 import msgspec
 import onnx_ir as ir
-from tactician import __version__
-from tactician.assembly import Assembly, Assignment
+from tactician.assembly import Assignment
 from tactician.config import BuilderConfig
 from tactician.engine import Engine
 from tactician.importer import import_model
 from tactician.layouts.stage import report_stage
 from tactician.measuring import is_isolated, measure
-from tactician.network import tensor_type
 from tactician.optimizing import optimise
-from tactician.plan import FORMAT_VERSION, BuildReport, ModelInfo, Plan, PluginUse
+from tactician.plan import BuildReport, ModelInfo
+from tactician.planning import make_plan
 from tactician.plugins.manager import Plugins, load_plugins
 from tactician.plugins.target import Artifacts, Device, Target, Timer
 from tactician.precision_race import race
+from tactician.profile_building import build_profiles
 from tactician.signature import OpSignature
 from tactician.stages import FUSE
 from tactician.supervisor import Workers
@@ -37,7 +37,7 @@ from tactician.tactics.lock import LockFile
 from tactician.tactics.measure import Measured, Progress
 from tactician.tactics.record import Decision
 from tactician.tactics.selector import AlgorithmSelector
-from tactician.views import view_nodes, view_offsets
+from tactician.views import view_nodes
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,11 @@ def build(
     progress
         Called as the build goes on; may raise ``KeyboardInterrupt`` to cancel.
 
+    Returns
+    -------
+    Engine
+        With ``config.profiles`` a ``ProfiledEngine``.
+
     Raises
     ------
     InvalidModelError, ShapeError, UnknownOpError
@@ -82,8 +87,10 @@ def build(
         If cancelled; what was timed stays in the cache.
     """
     config = config or BuilderConfig()
+    again = partial(build, model, target=target, selector=selector, timer=timer, progress=progress)
+    if config.profiles:
+        return build_profiles(again, model, config)
     if config.precision == "best":
-        again = partial(build, model, target=target, selector=selector, timer=timer, progress=progress)
         return race(again, config, load_plugins(config))
     with Workers(config) as workers:
         return _build(model, config, workers, target, selector, timer, progress)
@@ -101,7 +108,7 @@ def _build(
     clock = _Clock()
     with clock("load plugins"):
         plugins = load_plugins(config)
-        devices = _open_devices(plugins, config, target)
+        devices = open_devices(plugins, config, target)
         device = devices[0]
     own = timer or (target if isinstance(target, Target) else None)
     if _is_cold(device, plugins, config, own):
@@ -128,9 +135,8 @@ def _build(
     with clock("choose"):
         decisions = _choose(signatures, measured, plugins, config, lock, selector, fuser.operators())
     with clock("plan"):
-        plan, weights, artifacts = _assemble(
-            network, signatures, measured, decisions, devices, plugins, info, config
-        )
+        assignments = _assignments(signatures, measured, decisions)
+        plan, weights, artifacts = make_plan(network, assignments, devices, info, config)
     warnings = tuple(str(w) for w in _fallbacks(decisions, device))
     report = BuildReport(
         device.fingerprint(),
@@ -166,10 +172,21 @@ def _is_cold(device: Device, plugins: Plugins, config: BuilderConfig, own: Timer
     return not config.use_timing_cache or not TimingCache(config.timing_cache).knows(device.fingerprint())
 
 
-def _open_devices(plugins: Plugins, config: BuilderConfig, target: Target | str | None) -> list[Device]:
-    """Return the device to build for, then those that run what it has no tactic for."""
+def open_devices(
+    plugins: Plugins,
+    config: BuilderConfig,
+    target: Target | str | None,
+    stored: Mapping[str, bytes] | None = None,
+) -> list[Device]:
+    """Return the device to build for, then those that run what it has no tactic for.
+
+    Parameters
+    ----------
+    stored
+        Compiled things that the first one has already.
+    """
     chosen = target if isinstance(target, Target) else plugins.target(target or config.target)
-    devices = [chosen.device(config.device, Artifacts())]
+    devices = [chosen.device(config.device, Artifacts(stored))]
     while chosen.fallback:
         chosen = plugins.target(chosen.fallback)
         devices.append(chosen.device(0, Artifacts()))
@@ -242,75 +259,18 @@ def _report(decisions: Sequence[Decision], plugins: Plugins, config: BuilderConf
             logger.warning("plugin '%s': its hook report_choices failed and was ignored", name, exc_info=True)
 
 
-def _assemble(
-    network: ir.Model,
+def _assignments(
     signatures: Mapping[str, OpSignature],
     measured: Mapping[str, tuple[Device, Measured]],
     decisions: Sequence[Decision],
-    devices: Sequence[Device],
-    plugins: Plugins,
-    info: ModelInfo,
-    config: BuilderConfig,
-) -> tuple[Plan, dict[str, Any], dict[str, bytes]]:
-    by_target = {d.target: d for d in devices}
-    chosen = {node: d for d in decisions for node in d.nodes}
-    assembly = Assembly(devices[0].target, by_target)
-    assignments: dict[str, Assignment] = {}
+) -> dict[str, Assignment]:
+    """Return what runs each node, by name."""
+    chosen = {node: d.chosen for d in decisions for node in d.nodes}
+    assignments = {}
     for name, signature in signatures.items():
-        candidate = measured[signature.key][1].candidates[chosen[name].chosen]
-        assignments[name] = Assignment(candidate, measured[signature.key][0].target, signature)
-    for value in network.graph.inputs:
-        assembly.add_input(value, _input_target(value, network, assignments, devices))
-    for node in network.graph:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            continue
-        if (node.name or "") in assignments:
-            assembly.add_node(node, assignments[node.name or ""], network.graph.outputs)
-        else:
-            assembly.add_view(node, view_offsets(node) or ())
-    outputs = tuple(assembly.output(value, devices[0].target) for value in network.graph.outputs)
-    memory = assembly.place_memory()
-    used = {a.candidate.plugin for a in assignments.values()}
-    plan = Plan(
-        format_version=FORMAT_VERSION,
-        producer=f"tactician {__version__}",
-        target=devices[0].target,
-        requirements=devices[0].requirements(),
-        model=info,
-        plugins=tuple(PluginUse(p.name, p.version, p.digest) for p in sorted(used, key=lambda p: p.name)),
-        tensors=tuple(assembly.tensors),
-        inputs=tuple(assembly.locate_input(value) for value in network.graph.inputs),
-        outputs=outputs,
-        steps=tuple(assembly.steps),
-        memory=memory,
-        threads=config.threads,
-    )
-    return plan, assembly.weights, _used_artifacts(assignments.values(), by_target)
-
-
-def _input_target(
-    value: ir.Value, network: ir.Model, assignments: Mapping[str, Assignment], devices: Sequence[Device]
-) -> str:
-    """Return where an input is wanted: on the main device if any node there reads it."""
-    main = devices[0].target
-    type = tensor_type(value)
-    if type is None or not type.is_static or type.dtype == "string":
-        return devices[-1].target
-    readers = {assignments[n.name or ""].target for n in value.consumers() if (n.name or "") in assignments}
-    return main if not readers or main in readers else next(iter(readers))
-
-
-def _used_artifacts(assignments: Any, devices: Mapping[str, Device]) -> dict[str, bytes]:
-    """Prepare what was chosen once more, to see which compiled things it needs: only those go into the engine."""
-    for device in devices.values():
-        device.artifacts.forget_use()
-    seen = set()
-    for assignment in assignments:
-        key = (assignment.candidate.id, assignment.signature.key)
-        if key not in seen:
-            seen.add(key)
-            assignment.candidate.tactic.prepare(assignment.signature, devices[assignment.target])
-    return {key: data for device in devices.values() for key, data in device.artifacts.used().items()}
+        device, result = measured[signature.key]
+        assignments[name] = Assignment(result.candidates[chosen[name]], device.target, signature)
+    return assignments
 
 
 def _fallbacks(decisions: Sequence[Decision], device: Device) -> list[str]:

@@ -11,6 +11,7 @@ from tactician.errors import ConfigError
 
 if TYPE_CHECKING:
     from tactician.plugins.inline import InlinePlugin
+    from tactician.profiles import OptimizationProfile
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "best"]
 """What tensors of float32 may be computed in; ``"best"`` lets the others race."""
@@ -24,6 +25,9 @@ class BuilderConfig:
     ----------
     shapes
         Input name to dimensions, to bind symbolic dimensions: ``{"input": (8, 3, 224, 224)}``.
+    profiles
+        Shapes that the engine is to run, each ``OptimizationProfile({"input": (min, opt, max)})``; all name the same
+        inputs. Then ``build`` returns a ``ProfiledEngine``.
     target, device
         Target name (None: ``cuda`` where there is a GPU, else ``cpu``) and device index.
     precision
@@ -59,7 +63,7 @@ class BuilderConfig:
     error_on_timing_cache_miss
         Whether a candidate without an entry is an error instead of a measurement.
     lock_file
-        Lock file to replay, if it exists.
+        Lock file to replay, if it exists. With ``profiles`` each has one of its own: ``m.lock.0.json`` for ``m.lock.json``.
     locked
         Whether anything that is not as in ``lock_file`` is an error.
     plugins, disabled_plugins
@@ -83,6 +87,7 @@ class BuilderConfig:
     """
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    profiles: tuple[OptimizationProfile, ...] = ()
     target: str | None = None
     device: int = 0
     precision: Precision | None = None

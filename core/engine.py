@@ -16,12 +16,14 @@ from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
-from tactician.errors import DamagedEngineError, EngineMismatchError
+from tactician.errors import ConfigError, DamagedEngineError, EngineMismatchError
 from tactician.plan import FORMAT_VERSION, BuildReport, Place, Plan
 
 MAGIC = b"tactician engine"
 ALIGNMENT = 256
 MAX_HEADER_BYTES = 1 << 20
+PROFILES, MODEL = "profiles", "model"
+"""Sections of an engine with optimization profiles alone."""
 _PREFIX = struct.Struct("<16sIIQ32s")  # magic, format version, reserved, header length, SHA-256 of the header
 
 
@@ -58,9 +60,13 @@ class Engine:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the engine to ``path``, atomically: a reader sees the old file or the whole new one."""
-        path = Path(path)
+        with _atomic(Path(path)) as file:
+            _write(file, self.parts())
+
+    def parts(self) -> dict[str, list[Any]]:
+        """Return the sections of the file by name, each in pieces."""
         weights, table = _layout({name: memoryview(data).nbytes for name, data in self.weights.items()})
-        parts: dict[str, list[Any]] = {
+        return {
             "plan": [self.plan.encode()],
             "report": [msgspec.json.encode(self.report)],
             "artifacts": [_pack_artifacts(self.artifacts)],
@@ -69,8 +75,6 @@ class Engine:
                 *(piece for name, pad in weights for piece in (b"\0" * pad, self.weights[name])),
             ],
         }
-        with _atomic(path) as file:
-            _write(file, parts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify_weights: bool = True) -> Engine:
@@ -95,21 +99,25 @@ class Engine:
         except OSError as error:
             raise DamagedEngineError(f"can't read engine '{path}': {error.strerror}") from error
         sections = _sections(path, data)
-        for name in ("plan", "report", "artifacts", *(("weights",) if verify_weights else ())):
-            content, expected = sections[name]
-            if hashlib.sha256(content).hexdigest() != expected:
+        for name, (content, expected) in sections.items():
+            if (verify_weights or name != "weights") and hashlib.sha256(content).hexdigest() != expected:
                 raise DamagedEngineError(
                     f"engine '{path}' is damaged: section '{name}' does not match its checksum; build it again"
                 )
         try:
             plan = msgspec.json.decode(bytes(sections["plan"][0]), type=Plan)
             report = msgspec.json.decode(bytes(sections["report"][0]), type=BuildReport)
-            _check_plan(plan)
+            check_plan(plan)
             artifacts = _unpack_artifacts(sections["artifacts"][0])
             weights = _unpack_weights(sections["weights"][0])
-        except (msgspec.MsgspecError, ValueError, KeyError, TypeError, IndexError) as error:
+            engine = cls(plan, report, weights, artifacts)
+            if PROFILES in sections:
+                from tactician.profiled_engine import read_profiles
+
+                return read_profiles(engine, bytes(sections[PROFILES][0]), bytes(sections[MODEL][0]))
+        except (msgspec.MsgspecError, ConfigError, ValueError, KeyError, TypeError, IndexError) as error:
             raise DamagedEngineError(f"engine '{path}' is damaged: {error}; build it again") from error
-        return cls(plan, report, weights, artifacts)
+        return engine
 
     def weight(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """Return weight ``name`` as an array.
@@ -223,7 +231,8 @@ def _sections(path: Path, data: memoryview) -> dict[str, tuple[memoryview, str]]
             f"engine '{path}' is damaged: its header does not match its checksum; build it again"
         )
     sections = msgspec.json.decode(header, type=_Header).sections
-    for name in ("plan", "report", "artifacts", "weights"):
+    extra = (PROFILES, MODEL) if PROFILES in sections else ()
+    for name in ("plan", "report", "artifacts", "weights", *extra):
         section = sections.get(name)
         if (
             section is None
@@ -237,7 +246,19 @@ def _sections(path: Path, data: memoryview) -> dict[str, tuple[memoryview, str]]
     return {name: (data[s.offset : s.offset + s.size], s.sha256) for name, s in sections.items()}
 
 
-def _check_plan(plan: Plan) -> None:
+def has_profiles(path: str | os.PathLike[str]) -> bool:
+    """Return whether the file at ``path`` says that it holds an engine with profiles; it is not checked otherwise."""
+    try:
+        with Path(path).open("rb") as file:
+            prefix = file.read(_PREFIX.size)
+            length = _PREFIX.unpack(prefix)[3] if len(prefix) == _PREFIX.size else 0
+            header = msgspec.json.decode(file.read(min(length, MAX_HEADER_BYTES)), type=_Header)
+    except (OSError, msgspec.MsgspecError):
+        return False  # reading the engine will say what is wrong
+    return PROFILES in header.sections
+
+
+def check_plan(plan: Plan) -> None:
     """Refuse indices and offsets that point outside: a plan is data from a file."""
     count = len(plan.tensors)
     arenas = {m.target: m for m in plan.memory}

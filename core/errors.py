@@ -33,6 +33,10 @@ class InputError(TacticianError):
     """The arrays given to a session do not fit the engine's inputs."""
 
 
+class ProfileError(InputError):
+    """The shapes given to a session are in none of the engine's optimization profiles."""
+
+
 class DeviceError(TacticianError):
     """A target or device is not there, is out of memory, or reported a failure."""
 
@@ -93,6 +97,10 @@ class EngineMismatchError(EngineError):
 
 class RefitError(EngineError):
     """New weights don't fit into an engine: the model is another network, or shares weights otherwise."""
+
+
+class SpecialisationError(EngineError):
+    """An engine can't be made for a shape within a profile: what that takes is not installed, or the model can't have it."""
 
 
 class AccuracyError(TacticianError):

@@ -38,7 +38,8 @@ def read_model(source: Any) -> ModelFile:
     Parameters
     ----------
     source
-        Path of an ONNX file, its bytes, an ``onnx.ModelProto``, an ``onnx_ir.Model`` or a ``Network``. It is not changed.
+        Path of an ONNX file, its bytes, an ``onnx.ModelProto``, an ``onnx_ir.Model``, a ``Network``, or what an earlier call
+        returned. It is not changed.
 
     Raises
     ------
@@ -49,14 +50,15 @@ def read_model(source: Any) -> ModelFile:
     """
     if isinstance(source, Network):
         source = source.model
+    if isinstance(source, ModelFile):
+        return ModelFile(_copy(source.proto), source.weights)
     if isinstance(source, ir.Model):
         file = without_weights(source)
         check_tensors(file.proto)
         return file
     folder = None
     if isinstance(source, ModelProto):
-        proto = ModelProto()
-        proto.CopyFrom(source)
+        proto = _copy(source)
     elif isinstance(source, str | os.PathLike):
         path = Path(source)
         folder = path.absolute().parent
@@ -111,6 +113,12 @@ def all_graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
             for inner in attribute.graphs:
                 found += all_graphs(inner)
     return found
+
+
+def _copy(source: ModelProto) -> ModelProto:
+    proto = ModelProto()
+    proto.CopyFrom(source)
+    return proto
 
 
 def _read_file(path: Path) -> bytes:

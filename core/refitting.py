@@ -20,7 +20,10 @@ from tactician.optimizing import optimise
 from tactician.plan import ABSENT, Place, Step
 from tactician.plugins.manager import load_plugins
 from tactician.plugins.target import Artifacts
+from tactician.profiled_engine import ProfiledEngine
 from tactician.signature import OpSignature
+from tactician.specialising import config_for
+from tactician.stored_model import StoredModel
 from tactician.tactics.lock import LockFile
 
 MOST_TOLD = 3
@@ -39,7 +42,8 @@ def refit(engine: Engine, model: Any, config: BuilderConfig | None = None) -> En
     model
         As ``build`` takes it.
     config
-        What the engine was built with, as far as it changes the network: ``shapes``, ``without`` and ``plugins``.
+        What the engine was built with, as far as it changes the network: ``shapes``, ``without`` and ``plugins``. An
+        engine with profiles knows all of it; ``plugins`` and ``device`` alone are taken from here.
 
     Returns
     -------
@@ -53,6 +57,8 @@ def refit(engine: Engine, model: Any, config: BuilderConfig | None = None) -> En
     InvalidModelError, ShapeError, UnknownOpError
         If the model can't be imported.
     """
+    if isinstance(engine, ProfiledEngine):
+        return _refit_profiles(engine, model, config)
     lock = LockFile.of(engine.report.decisions, engine.plan.plugins, target=engine.plan.target)
     config = replace(config or BuilderConfig(), locked=True, dump_stages=None)
     plugins = load_plugins(config)
@@ -65,6 +71,19 @@ def refit(engine: Engine, model: Any, config: BuilderConfig | None = None) -> En
     weights = dict(_weights(engine, network, steps))
     plan = msgspec.structs.replace(engine.plan, model=info)
     return Engine(plan, engine.report, weights, engine.artifacts)
+
+
+def _refit_profiles(engine: ProfiledEngine, model: Any, given: BuilderConfig | None) -> ProfiledEngine:
+    """Return ``engine`` with the weights of ``model`` in every profile, and for what is specialised later."""
+    config = replace(engine.config, profiles=(), lock_file=None)
+    if given is not None:
+        config = replace(config, device=given.device, plugins=given.plugins or config.plugins)
+    engines = [
+        refit(part, model, config_for(part, config, profile.opt))
+        for part, profile in zip(engine.engines, engine.profiles, strict=True)
+    ]
+    stored = StoredModel.of(model) if engine.model else None
+    return ProfiledEngine.of(engines, engine.profiles, engine.outputs, stored, config)
 
 
 def _compare(steps: Mapping[str, Step], calls: Mapping[str, OpSignature]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tactician.cli.command import Output, command
 from tactician.cli.options import feed_option, make_feeds
-from tactician.cli.session import open_session, session_options
+from tactician.cli.session import feed_specs, open_session, session_options
 
 if TYPE_CHECKING:
     from tactician.report.statistics import Comparison, Summary
@@ -89,7 +89,7 @@ def bench_command(
 
 def _prepare(path: Path, inputs: tuple[tuple[str, str], ...], seed: int, options: dict[str, Any]) -> Runner:
     session = open_session(path, **options)
-    feeds = make_feeds(session.inputs, inputs, seed)
+    feeds = make_feeds(feed_specs(session), inputs, seed)
     session.run(feeds)
     timer = session.timer()
     contender = timer.prepare(session.thunk(feeds))

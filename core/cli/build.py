@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from tactician import __version__
+from tactician.cli.build_summary import engines_of, measure_latency, summary, to_plain, write_report
 from tactician.cli.command import Output, command
-from tactician.cli.options import Names, PrecisionRule, Rule, Shape, Size, plugin_options
+from tactician.cli.options import Names, PrecisionRule, Profile, Rule, Shape, Size, plugin_options
 
 if TYPE_CHECKING:
     from tactician.config import BuilderConfig
     from tactician.engine import Engine
-
-LATENCY_SECONDS = 0.5
 
 
 @command("build", project_defaults=True)
@@ -27,6 +26,14 @@ LATENCY_SECONDS = 0.5
     type=Shape(),
     multiple=True,
     help="Bind an input's symbolic dimensions: input:8x3x224x224. Repeatable.",
+)
+@click.option(
+    "--profile",
+    "profiles",
+    type=Profile(),
+    multiple=True,
+    help="Build for a range of shapes, measured at OPT: input:1x3x224x224..8x3x224x224..32x3x224x224, with commas between "
+    "inputs. Repeatable: any shape within one profile runs.",
 )
 @click.option(
     "--target", metavar="NAME", help="cuda, cpu or another plugin's; by default cuda where there is a GPU."
@@ -139,21 +146,25 @@ def build_command(
     lock_file = lock or output.with_suffix(".lock.json")
     from tactician.builder import build
     from tactician.cli.progress import ProgressPrinter
+    from tactician.profiles import numbered
 
     config = make_config(options, lock_file if lock or options["locked"] else None)
     _print_header(out, model, config)
     with ProgressPrinter(out) as progress:
         engine = build(model, config, progress=progress)
     engine.save(output)
+    parts = engines_of(engine)
+    lock_files = [numbered(lock_file, n) for n in range(len(parts))] if config.profiles else [lock_file]
     if not config.locked:
-        _write_lock(engine, lock_file)
+        for part, path in zip(parts, lock_files, strict=True):
+            _write_lock(part, path)
     if report is not None:
-        _write_report(engine, report)
-    latency = _latency(engine, options)
-    for warning in engine.report.warnings:
+        write_report(engine, report)
+    latencies = [measure_latency(part, options) for part in parts]
+    for warning in dict.fromkeys(w for part in parts for w in part.report.warnings):
         out.warn(warning)
-    out.result(_plain(engine, output, lock_file, latency))
-    out.text(summary(engine, output, lock_file, latency))
+    out.result(to_plain(engine, output, lock_files, latencies))
+    out.text(summary(engine, output, lock_files, latencies))
 
 
 def make_config(options: dict[str, Any], lock_file: Path | None) -> BuilderConfig:
@@ -169,43 +180,6 @@ def make_config(options: dict[str, Any], lock_file: Path | None) -> BuilderConfi
     return BuilderConfig(**fields, lock_file=lock_file)
 
 
-def summary(engine: Engine, output: Path, lock_file: Path, latency: float | None) -> str:
-    """Return what a build came to, as lines of text."""
-    from collections import Counter
-
-    from tactician.report.format import duration, plural, size
-    from tactician.report.inspect import describe_memory, describe_trial, device_name, fallbacks
-
-    plan, report = engine.plan, engine.report
-    chosen_by = Counter(d.chosen_by for d in report.decisions)
-    lines = [f"device   {plan.target}: {device_name(report.device) or 'unknown'}"]
-    lines += [
-        f"pass     {s.name}: {s.nodes_before} → {s.nodes_after} nodes"
-        + (f", {plural(s.matches, 'match')}" if s.matches else "")
-        for s in report.stages
-        if s.nodes_before != s.nodes_after
-    ]
-    lines.append(
-        f"nodes    {sum(not s.is_copy for s in plan.steps)}, "
-        f"{plural(len(report.decisions), 'different call')}; chosen by "
-        + ", ".join(f"{who} ({n})" for who, n in sorted(chosen_by.items()))
-    )
-    lines += [f"races    {describe_trial(trial)}" for trial in report.precisions]
-    lines += [f"WARNING  {line}" for line in fallbacks(plan)]
-    lines += [f"memory   {describe_memory(report)}" for report in plan.memory]
-    lines.append("time     " + ", ".join(f"{phase} {duration(s)}" for phase, s in report.seconds.items()))
-    if report.measuring:
-        lines.append("of that  " + ", ".join(f"{what} {duration(s)}" for what, s in report.measuring.items()))
-    wrote = f"{output} ({size(output.stat().st_size)})" + (f" and {lock_file}" if lock_file.exists() else "")
-    lines.append(f"wrote    {wrote}")
-    lines.append(
-        f"latency  {duration(latency)}"
-        if latency is not None
-        else "latency  not measured: shapes are dynamic"
-    )
-    return "\n".join([*lines, f"why      tactician explain {output}"])
-
-
 def _print_header(out: Output, model: Path, config: BuilderConfig) -> None:
     from tactician.plugins.discovery import State
     from tactician.plugins.manager import survey_plugins
@@ -219,84 +193,9 @@ def _print_header(out: Output, model: Path, config: BuilderConfig) -> None:
     )
 
 
-def _write_report(engine: Engine, path: Path) -> None:
-    """Write what hooks and selectors are told at the end of a build, for scripts that are neither."""
-    import msgspec
-    from tactician.errors import ConfigError
-    from tactician.report.explain import to_plain
-
-    report = engine.report
-    plain = {
-        "target": engine.plan.target,
-        "device": report.device,
-        "decisions": [to_plain(d, report.fusions) for d in report.decisions],
-        "fusions": msgspec.to_builtins(report.fusions),
-    }
-    try:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n")
-    except OSError as error:
-        raise ConfigError(f"can't write the report '{path}': {error.strerror}") from error
-
-
 def _write_lock(engine: Engine, path: Path) -> None:
     from tactician.report.inspect import device_name
     from tactician.tactics.lock import LockFile
 
     plan, name = engine.plan, device_name(engine.report.device)
     LockFile.of(engine.report.decisions, plan.plugins, target=plan.target, device=name).save(path)
-
-
-def _latency(engine: Engine, options: dict[str, Any]) -> float | None:
-    """Return the median seconds of a few runs on data in place, or None where inputs have no fixed shape."""
-    import time
-    from statistics import median
-
-    from tactician.cli.options import make_feeds
-    from tactician.cli.session import open_session
-
-    tensors = [engine.plan.tensors[i] for i in engine.plan.inputs]
-    if not all(t.type.is_static for t in tensors):
-        return None
-    session = open_session(
-        engine,
-        device=options["device"],
-        plugins=options["plugins"],
-        disabled_plugins=options["disabled_plugins"],
-    )
-    feeds = make_feeds(session.inputs, (), options["seed"])
-    timer = session.timer()
-    contender = timer.prepare(session.thunk(feeds))
-    samples: list[float] = []
-    end = time.perf_counter() + LATENCY_SECONDS
-    while len(samples) < 5 or (time.perf_counter() < end and len(samples) < 1000):
-        samples += timer.round([contender])
-    timer.release(contender)
-    return median(samples)
-
-
-def _plain(engine: Engine, output: Path, lock_file: Path, latency: float | None) -> dict[str, Any]:
-    from collections import Counter
-
-    import msgspec
-    from tactician.report.inspect import fallbacks
-
-    plan, report = engine.plan, engine.report
-    return {
-        "engine": str(output),
-        "lock": str(lock_file) if lock_file.exists() else None,
-        "model": msgspec.to_builtins(plan.model),
-        "target": plan.target,
-        "device": dict(report.device),
-        "plugins": msgspec.to_builtins(plan.plugins),
-        "nodes": sum(not s.is_copy for s in plan.steps),
-        "decisions": len(report.decisions),
-        "chosen_by": dict(Counter(d.chosen_by for d in report.decisions)),
-        "fallbacks": fallbacks(plan),
-        "stages": msgspec.to_builtins(report.stages),
-        "memory": msgspec.to_builtins(plan.memory),
-        "seconds": dict(report.seconds),
-        "measuring": dict(report.measuring),
-        "latency_seconds": latency,
-        "precisions": msgspec.to_builtins(report.precisions),
-        "warnings": list(report.warnings),
-    }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 from tactician.cli.command import Output, command
+from tactician.cli.session import load_engine, profile_option
 
 if TYPE_CHECKING:
     from tactician.engine import Engine
@@ -20,19 +21,21 @@ if TYPE_CHECKING:
     "--fusion", "fusion_only", is_flag=True, help="Show only what nodes were, or could have been, fused with."
 )
 @click.option("-v", "--verbose", is_flag=True, help="List declined candidates one by one.")
-def explain_command(out: Output, engine: Path, node: str | None, fusion_only: bool, verbose: bool) -> None:
+@profile_option
+def explain_command(
+    out: Output, engine: Path, node: str | None, fusion_only: bool, verbose: bool, profile_index: int
+) -> None:
     """Show why each tactic was chosen.
 
     For each node that runs: every candidate with its time, interval, error and workspace, and what became of it; who
     chose; and what it was fused with, or could have been. NODE-GLOB also finds operators within a fused node, and
     what each would have run by itself.
     """
-    from tactician.engine import Engine
     from tactician.errors import SelectionError
     from tactician.project import near_matches
     from tactician.report.explain import explain, matching, to_plain
 
-    loaded = Engine.load(engine, verify_weights=False)
+    loaded, _ = load_engine(engine, profile_index)
     if fusion_only:
         _tell_fusions(out, loaded, engine, node)
         return

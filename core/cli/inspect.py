@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tactician.cli.command import Output, command
 from tactician.cli.options import feed_option, make_feeds
-from tactician.cli.session import open_session, session_options
+from tactician.cli.session import feed_specs, load_engine, open_session, profile_option, session_options
 
 if TYPE_CHECKING:
     from tactician.engine import Engine
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--export-profile", type=click.Path(path_type=Path), help="Write times of layers as TensorRT's tools do."
 )
+@profile_option
 @feed_option
 @session_options
 def inspect_command(
@@ -36,6 +37,7 @@ def inspect_command(
     iterations: int,
     export_layer_info: Path | None,
     export_profile: Path | None,
+    profile_index: int,
     inputs: tuple[tuple[str, str], ...],
     seed: int,
     **options: Any,
@@ -47,18 +49,20 @@ def inspect_command(
     """
     from statistics import median
 
-    from tactician.engine import Engine
-    from tactician.report.inspect import describe, describe_steps, layer_info, profile_info
+    from tactician.report.inspect import describe, describe_profiles, describe_steps, layer_info, profile_info
 
-    loaded = Engine.load(engine, verify_weights=False)
+    loaded, profiles = load_engine(engine, profile_index)
     rounds = _times(loaded, inputs, seed, iterations, options) if profile or export_profile else []
     seconds = [median(r[i] for r in rounds) for i in range(len(loaded.plan.steps))] if rounds else None
     if export_layer_info:
         _write(export_layer_info, layer_info(loaded.plan))
     if export_profile:
         _write(export_profile, profile_info(loaded.plan, rounds))
-    out.result(_plain(loaded, seconds))
+    plain_profiles = {"profiles": [str(p) for p in profiles], "profile": profile_index} if profiles else {}
+    out.result(_plain(loaded, seconds) | plain_profiles)
     out.text(describe(loaded.plan, loaded.report.device))
+    if profiles:
+        out.text(describe_profiles(profiles, profile_index))
     out.text("")
     out.text(describe_steps(loaded.plan, seconds))
 
@@ -68,7 +72,7 @@ def _times(
 ) -> list[list[float]]:
     """Return, for every iteration, the seconds of each step."""
     session = open_session(engine, **options)
-    feeds = make_feeds(session.inputs, inputs, seed)
+    feeds = make_feeds(feed_specs(session), inputs, seed)
     return [[step.seconds for step in session.profile(feeds, 1)] for _ in range(iterations)]
 
 

@@ -38,6 +38,24 @@ class Shape(ParamType):
         return match[1], dimensions(match[2])
 
 
+class Profile(ParamType):
+    """``input:1x3x224x224..8x3x224x224..32x3x224x224``: least, best and largest dimensions of inputs, with commas between."""
+
+    name = "NAME:MIN..OPT..MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the ``OptimizationProfile``."""
+        from tactician.errors import ConfigError
+        from tactician.profiles import OptimizationProfile
+
+        if not isinstance(value, str):
+            return value
+        try:
+            return OptimizationProfile.parse(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Size(ParamType):
     """``64MiB``: a number of bytes."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from tactician.cli.command import Output, command
 from tactician.cli.options import feed_option, make_feeds
-from tactician.cli.session import open_session, session_options
+from tactician.cli.session import feed_specs, open_session, session_options
 
 
 @command("run")
@@ -50,7 +50,7 @@ def run_command(
     session = open_session(engine, **options)
     for line in fallbacks(session.plan):
         out.warn(line)
-    feeds = make_feeds(session.inputs, inputs, seed)
+    feeds = make_feeds(feed_specs(session), inputs, seed)
     outputs = session.run(feeds)
     if output_dir:
         _save(output_dir, outputs)

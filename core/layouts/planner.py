@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 import onnx_ir as ir
+from tactician.errors import EngineMismatchError
 from tactician.layouts.rewrite import conversion, convert
 from tactician.layouts.twins import Twins, follows, operands
 from tactician.network import signature_of
@@ -48,6 +49,7 @@ class LayoutPlanner:
         self, network: ir.Model, twins: Twins, registry: Registry, device: Device, lock: LockFile | None
     ) -> None:
         self._network, self._twins, self._main = network, twins, device.target
+        self._registry = registry
         self._version = network.graph.opset_imports.get("", 1)
         self._plain: dict[ir.Node, OpSignature] = {}
         self._moved: dict[ir.Node, OpSignature] = {}
@@ -81,7 +83,23 @@ class LayoutPlanner:
     def _of_lock(self, lock: LockFile | None) -> frozenset[ir.Node] | None:
         if lock is None:
             return None
-        return frozenset(n for n, s in self._moved.items() if lock.choice(n.name or "", s) is not None)
+        fused = {name: entry.tactic for entry in lock.nodes.values() for name in entry.operators}
+        return frozenset(
+            n
+            for n, s in self._moved.items()
+            if lock.choice(n.name or "", s) is not None or self._is_for(fused.get(n.name or ""), s)
+        )
+
+    def _is_for(self, tactic: str | None, signature: OpSignature) -> bool:
+        """Return whether ``tactic``, which runs an anchor fused with others, is one for this very call of it."""
+        if tactic is None:
+            return False
+        try:
+            kind = type(self._registry.parse(tactic).tactic)
+        except EngineMismatchError:
+            return False
+        anchors = (name for form in kind.fused_forms for name in form.anchors)
+        return signature.op in (*_names(kind.op), *anchors)
 
     @cached_property
     def _conversions(self) -> dict[tuple[ir.Value, bool], OpSignature | None]:

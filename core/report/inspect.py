@@ -8,6 +8,7 @@ from statistics import fmean, median
 from typing import Any
 
 from tactician.plan import ABSENT, MemoryReport, Plan, PrecisionTrial, Step, TensorSpec
+from tactician.profiles import OptimizationProfile
 from tactician.report.format import count, duration, percent, plural, size, table
 
 
@@ -31,6 +32,14 @@ def describe(plan: Plan, device: Mapping[str, str]) -> str:
     lines += [f"output   {t.name}: {t.type}" for t in (plan.tensors[i] for i in plan.outputs)]
     lines += [f"memory   {describe_memory(report)}" for report in plan.memory]
     return "\n".join([*lines, *(f"WARNING  {line}" for line in fallbacks(plan))])
+
+
+def describe_profiles(profiles: Sequence[OptimizationProfile], shown: int) -> str:
+    """Return the optimization profiles, a line for each; ``shown`` is the one that the rest is about."""
+    return "\n".join(
+        f"profile  {number}: {profile}" + (", whose steps at its opt are these" if number == shown else "")
+        for number, profile in enumerate(profiles)
+    )
 
 
 def device_name(device: Mapping[str, str]) -> str:

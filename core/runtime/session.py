@@ -17,6 +17,8 @@ from tactician.plan import ABSENT, Place, Plan, TensorSpec
 from tactician.plugins.inline import InlinePlugin
 from tactician.plugins.manager import Plugins, load_plugins
 from tactician.plugins.target import Artifacts, Device, Thunk, Timer
+from tactician.profiled_engine import is_profiled
+from tactician.runtime.device_weights import DeviceWeights
 from tactician.runtime.executor import BoundStep, Executor, as_host_array, releases
 from tactician.runtime.seen import Seen
 from tactician.runtime.wall_timer import WallTimer
@@ -48,12 +50,22 @@ class Session:
         has them. By default those installed ones that the engine names are loaded.
     allow_mismatch
         Whether a plugin whose files differ from those at build time may be used all the same.
+    weights
+        Weights on devices that are shared with other sessions; by default the session has its own.
 
     Raises
     ------
     EngineMismatchError
         If a plugin is missing or differs, or the device is not the kind that the engine was built for.
     """
+
+    def __new__(cls, engine: Engine | str | os.PathLike[str], **_: Any) -> Session:
+        """Return a ``ProfiledSession`` for an engine with optimization profiles."""
+        if cls is Session and is_profiled(engine):
+            from tactician.runtime.profiled_session import ProfiledSession
+
+            return super().__new__(ProfiledSession)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -62,6 +74,7 @@ class Session:
         device: int = 0,
         plugins: Plugins | Sequence[str | InlinePlugin] | None = None,
         allow_mismatch: bool = False,
+        weights: DeviceWeights | None = None,
     ) -> None:
         self.engine = engine if isinstance(engine, Engine) else Engine.load(engine)
         self.plan: Plan = self.engine.plan
@@ -71,6 +84,7 @@ class Session:
         self._devices = self._open_devices(device)
         self._device = self._devices[self.plan.target]
         self._stream = self._device.create_stream()
+        self._weights = weights or DeviceWeights()
         self._values, self._buffers = self._place_tensors()
         self._executor = Executor(self.plan, self._devices, self._bind_steps(), self._values)
         self._owned: dict[int, Any] = {}
@@ -221,13 +235,11 @@ class Session:
 
     def _place_tensors(self) -> tuple[list[Any], list[Any]]:
         """Allocate arenas, upload weights, and return the views by tensor index, and the buffers to keep."""
-        arenas, weights, buffers = {}, {}, []
-        for report in self.plan.memory:
-            device = self._devices[report.target]
-            arenas[report.target] = device.allocate(report.peak)
-            weights[report.target] = device.allocate(report.weights) if report.target != "cpu" else None
-            buffers += [arenas[report.target], weights[report.target]]
+        arenas = {
+            report.target: self._devices[report.target].allocate(report.peak) for report in self.plan.memory
+        }
         self._arenas = arenas
+        weights, buffers = self._weights.place(self.engine, self._devices)
         values: list[Any] = []
         for spec in self.plan.tensors:
             device = self._devices[spec.target]
@@ -235,15 +247,10 @@ class Session:
                 case Place.ARENA:
                     values.append(device.view(arenas[spec.target], spec.offset, spec.type))
                 case Place.WEIGHT:
-                    array = self.engine.weight(spec.name, spec.type.numpy_dtype, spec.type.dims)
-                    if spec.target != "cpu":
-                        view = device.view(weights[spec.target], spec.offset, spec.type)
-                        device.upload(view, array)
-                        array = view
-                    values.append(array)
+                    values.append(weights[len(values)])
                 case _:
                     values.append(None)
-        return values, buffers
+        return values, [*arenas.values(), *buffers]
 
     def _bind_steps(self) -> list[BoundStep]:
         dynamic = [

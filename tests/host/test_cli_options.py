@@ -73,12 +73,13 @@ def test_every_option_of_the_config_is_an_option_of_build(
         "--node-precision": "a=fp32",
         "--dump-stages": "d",
     }
-    shapes = ("--shapes", "x:2x3", "--shapes", "y:4")
+    shapes = ("--shapes", "x:2x3", "--shapes", "y:4", "--profile", "z:1..2..3")
     config = config_of("m.onnx", *flags, *shapes, *(part for item in values.items() for part in item))
     default = BuilderConfig(threads=-1)
     same = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) == getattr(default, f.name)]
     assert same == ["lock_file"], "passed beside the options"
     assert config.shapes == {"x": (2, 3), "y": (4,)}
+    assert [str(profile) for profile in config.profiles] == ["z:1..2..3"]
     assert config.sources == ("-cudnn", "a")
     assert config.tactic_rules == (("*", "b.*"),)
 

@@ -79,6 +79,15 @@ def _input(folder: Path) -> None:
     Session(build()).run({})
 
 
+@provokes(errors.ProfileError, r"'x' has shape \[9, 3\].*profile 0, x:1x3\.\.2x3\.\.4x3.*--profile")
+def _profile(folder: Path) -> None:
+    import numpy as np
+    from tactician import OptimizationProfile, Session
+
+    profile = OptimizationProfile({"x": ((1, 3), (2, 3), (4, 3))})
+    Session(build(shapes={}, profiles=(profile,))).run({"x": np.zeros((9, 3), np.float32)})
+
+
 @provokes(errors.DeviceError, "target 'abacus'")
 def _device(folder: Path) -> None:
     build(target="abacus")
@@ -163,6 +172,21 @@ def _refit(folder: Path) -> None:
     from tactician import refit
 
     refit(build(), make_model(scale=2.0))
+
+
+@provokes(
+    errors.SpecialisationError, "for 'x' as 4x3, which profile 0 holds: no tactic runs.*not among --sources"
+)
+def _specialisation(folder: Path) -> None:
+    from dataclasses import replace
+
+    import numpy as np
+    from tactician import OptimizationProfile, Session
+
+    profile = OptimizationProfile({"x": ((1, 3), (2, 3), (4, 3))})
+    engine = build(shapes={}, profiles=(profile,))
+    engine = replace(engine, config=replace(engine.config, sources=("nobody",)))
+    Session(engine).run({"x": np.zeros((4, 3), np.float32)})
 
 
 @provokes(errors.AccuracyError, "'y' differs.*tolerance")

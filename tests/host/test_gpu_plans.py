@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
@@ -18,13 +18,17 @@ import pytest
 from models import bert_encoder, resnet50
 from tactician.assembly import Assembly, Assignment
 from tactician.config import BuilderConfig
+from tactician.fusion import Fuser
 from tactician.importer import import_model
 from tactician.optimizing import optimise
 from tactician.plan import MemoryReport
 from tactician.plugins.manager import load_plugins
+from tactician.profile_choices import ProfileChoices, kind_of
 from tactician.signature import OpSignature
+from tactician.specialising import ProfileLock
+from tactician.tactics.lock import LockFile
 from tactician.tactics.measure import Measured
-from tactician.tactics.record import CandidateRecord, Outcome, Timing
+from tactician.tactics.record import CandidateRecord, Decision, Outcome, Timing
 from tactician.tactics.registry import Candidate
 from tactician.views import view_offsets
 
@@ -55,13 +59,45 @@ class _Planner:
         self._accepted: dict[str, list[Candidate]] = {}
 
     def plan(self, model: onnx.ModelProto) -> Planned:
+        network, fuser = self._fused(model)
+        calls = fuser.signatures()
+        missing = tuple(name for name, call in calls.items() if not self._candidates(call))
+        return Planned(calls, self._memory(network, calls), missing)
+
+    def decide(self, model: onnx.ModelProto) -> list[Decision]:
+        """Return decisions for the first candidate of every node."""
+        _, fuser = self._fused(model)
+        decisions = []
+        for name, call in fuser.signatures().items():
+            chosen = self._candidates(call)[0].id
+            record = CandidateRecord(chosen, "builtin", Outcome.CHOSEN)
+            operators = (fuser.operators()[name],) if name in fuser.operators() else ()
+            decisions.append(
+                Decision(str(call), call.key, (name,), "cuda", chosen, "", (record,), operators=operators)
+            )
+        return decisions
+
+    def replay(self, model: onnx.ModelProto, lock: LockFile) -> dict[str, OpSignature]:
+        """Return the calls that a network comes to when ``lock`` decides, by name."""
+        network = import_model(model, None, self._plugins.ops)
+        config = replace(CONFIG, locked=True)
+        made = optimise(network, self._plugins, self._device, config, lock, self._forbidden, _no_clock)
+        return made.fuser.signatures()
+
+    def choose(self, decisions: list[Decision], calls: Mapping[str, OpSignature]) -> dict[str, str]:
+        """Return the tactics that follow ``decisions``, by node."""
+        choices = ProfileChoices(decisions, self._plugins, CONFIG, [self._device])
+        return {name: choices.choose(name, call)[0].chosen for name, call in calls.items()}
+
+    def _fused(self, model: onnx.ModelProto) -> tuple[ir.Model, Fuser]:
         network = import_model(model, None, self._plugins.ops)
         made = optimise(network, self._plugins, self._device, CONFIG, None, self._measure, _no_clock)
         calls = made.fuser.signatures()
         made.fuser.settle(self._measure(calls, proposed=made.fuser.candidates()))
-        calls = made.fuser.signatures()
-        missing = tuple(name for name, call in calls.items() if not self._candidates(call))
-        return Planned(calls, self._memory(network, calls), missing)
+        return network, made.fuser
+
+    def _forbidden(self, *calls: Any, **options: Any) -> Any:
+        raise AssertionError("something would be measured")
 
     def _candidates(self, call: OpSignature) -> list[Candidate]:
         if call.key not in self._accepted:
@@ -106,6 +142,13 @@ class _Planner:
 @contextmanager
 def _no_clock(phase: str) -> Iterator[None]:
     yield
+
+
+DYNAMIC: dict[str, Callable[[int], onnx.ModelProto]] = {
+    "transformer": lambda batch: bert_encoder(layers=2, batch=batch, dtype="float16"),
+    "convolutional": lambda batch: resnet50(batch=batch, dtype="float16"),
+}
+"""Networks by their batch: what is done to them must not depend on it more than kernels do."""
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +196,33 @@ def test_memory_is_the_least_that_there_can_be(planner: _Planner, name: str) -> 
     memory = planner.plan(models[name]()).memory
     assert memory.lower_bound <= memory.peak <= 1.05 * memory.lower_bound
     assert memory.peak < 0.5 * memory.naive
+
+
+@pytest.mark.parametrize("name", ["transformer", "convolutional"])
+def test_a_lock_file_makes_the_same_network(planner: _Planner, name: str) -> None:
+    decisions = planner.decide(DYNAMIC[name](4))
+    calls = planner.replay(DYNAMIC[name](4), LockFile.of(decisions, ()))
+    assert {n: call.key for n, call in calls.items()} == {d.nodes[0]: d.key for d in decisions}
+
+
+@pytest.mark.parametrize("batches", [(4, 8), (8, 1), (1, 8)])
+@pytest.mark.parametrize("name", ["transformer", "convolutional"])
+def test_another_batch_makes_the_same_network(planner: _Planner, name: str, batches: tuple[int, int]) -> None:
+    """A profile's choices carry over: the same layouts and fusions, and tactics of the same classes."""
+    opt, other = batches
+    decisions = planner.decide(DYNAMIC[name](opt))
+    calls = planner.replay(DYNAMIC[name](other), ProfileLock.of_decisions(decisions))
+    assert [kind_of(str(call)) for call in calls.values()] == [kind_of(d.signature) for d in decisions]
+    assert [call.op.partition("::")[0] for call in calls.values() if call.op_type == "Conv"] == [
+        "tactician.nhwc" for d in decisions if "nhwc::Conv(" in d.signature
+    ]
+    chosen = planner.choose(decisions, calls)
+    classes = [id.partition("(")[0] for id in chosen.values()]
+    wanted = [d.chosen.partition("(")[0] for d in decisions]
+    same = sum(a == b for a, b in zip(classes, wanted, strict=True))
+    assert same >= 0.9 * len(wanted), [
+        pair for pair in zip(classes, wanted, strict=True) if len(set(pair)) > 1
+    ]
 
 
 def test_every_kernel_of_a_plan_compiles(planner: _Planner) -> None:

@@ -26,6 +26,7 @@ from tactician.layouts.standard import standard
 from tactician.layouts.twins import Twins, follows
 from tactician.network import signature_of, signatures
 from tactician.signature import OpSignature
+from tactician.tactics.fused_form import FusedForm
 from tactician.tactics.lock import LockedNode, LockFile
 from tactician.tactics.measure import Measured
 from tactician.tactics.record import CandidateRecord, Outcome, Timing
@@ -257,6 +258,24 @@ def test_the_lock_file_decides_alone() -> None:
     assert planner.candidates() == {}
     assert planner.settle({}) == 1
     assert [n.domain for n in plain.graph if n.op_type == "Conv"] == ["tactician.nhwc", ""]
+
+
+@pytest.mark.parametrize(("op", "moved"), [(CONV, 2), ("ai.onnx::Conv", 0)])
+def test_the_lock_file_decides_for_what_is_fused(op: str, moved: int) -> None:
+    """A fused node has the anchor's name among its operators alone: its tactic says which layout that had."""
+    form = FusedForm(op, epilogue=("ai.onnx::Relu",))
+    kernels = [
+        make_tactic("Kernel", op=CONV, target="fake"),
+        make_tactic("Fused", op=op, fused_forms=(form,)),
+    ]
+    entry = LockedNode("acme.fused()", 1, "acme", "Conv+Relu(…", "00", operators=("a", "r"))
+    other = LockedNode("acme.fused()", 1, "acme", "Conv+Relu(…", "00", operators=("d", "e"))
+    gone = LockedNode("acme.gone()", 1, "acme", "Conv+Relu(…", "00", operators=("f", "g"))
+    lock = LockFile(1, {"a+r": entry, "d+e": other, "f+g": gone}, {})
+    nodes = "[a] a = Conv (x, w) [r] r = Relu (a) [d] d = Conv (r, v) [e] e = Relu (d) [f] f = Conv (e, w) [g] y = Relu (f)"
+    plain = network(model(nodes))
+    planner = LayoutPlanner(plain, TWINS, registry(*kernels), FakeDevice(), lock)
+    assert planner.settle({}) == moved
 
 
 def test_filters_that_are_computed_keep_their_layout() -> None:
