@@ -515,6 +515,7 @@ _STEPS: dict[str, Callable[[_Run, Instruction, Lanes], None]] = {
     "mapa": map_address,
     "membar": _ignore,
     "fence": _ignore,
+    "griddepcontrol": _ignore,  # one kernel runs after the other
     "prefetch": _ignore,
 }
 
