@@ -179,9 +179,8 @@ class CudaDevice(Device):
             return known[0]
         has_protocol = hasattr(stream, "__cuda_stream__")
         wrapped = self.core.create_stream(stream) if has_protocol else Stream.from_handle(int(handle))
-        if not isinstance(
-            stream, int
-        ):  # a bare number is not kept alive: it may be another stream's next time
+        # a bare number keeps no stream alive: next time it may be another's
+        if not isinstance(stream, int):
             if len(self._streams) >= MAX_STREAMS:
                 self._streams.clear()
             self._streams[int(handle)] = wrapped, stream
