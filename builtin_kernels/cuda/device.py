@@ -48,7 +48,7 @@ class CudaDevice(Device):
         self._stream = self.core.create_stream()
         self._kernels: dict[str, Kernel] = {}
         self._lock = threading.Lock()
-        self._streams: dict[int, Any] = {}
+        self._streams: dict[int, tuple[Any, Any]] = {}  # by handle: the stream, and whose it is
         self._precompiler: Precompiler | None = None
 
     def fingerprint(self) -> dict[str, str]:
@@ -170,18 +170,21 @@ class CudaDevice(Device):
         handle = stream if isinstance(stream, int) else getattr(stream, "cuda_stream", None)
         if handle is None and hasattr(stream, "__cuda_stream__"):
             handle = stream.__cuda_stream__()[1]
-        if handle is not None:
-            known = self._streams.get(int(handle))
-            if known is None:
-                if len(self._streams) >= MAX_STREAMS:
-                    self._streams.clear()
-                has_protocol = hasattr(stream, "__cuda_stream__")
-                known = self.core.create_stream(stream) if has_protocol else Stream.from_handle(int(handle))
-                self._streams[int(handle)] = known
-            return known
-        raise DeviceError(
-            f"{type(stream).__name__} is no CUDA stream; pass an object with __cuda_stream__, a torch stream or a handle"
-        )
+        if handle is None:
+            raise DeviceError(
+                f"{type(stream).__name__} is no CUDA stream; pass an object with __cuda_stream__, a torch stream or a handle"
+            )
+        known = self._streams.get(int(handle))
+        if known is not None:
+            return known[0]
+        has_protocol = hasattr(stream, "__cuda_stream__")
+        wrapped = self.core.create_stream(stream) if has_protocol else Stream.from_handle(int(handle))
+        # a bare number keeps no stream alive: next time it may be another's
+        if not isinstance(stream, int):
+            if len(self._streams) >= MAX_STREAMS:
+                self._streams.clear()
+            self._streams[int(handle)] = wrapped, stream
+        return wrapped
 
     def synchronize(self, stream: Any = None) -> None:
         """Wait for ``stream``, or for the whole device."""

@@ -81,6 +81,7 @@ class ProfiledSession(Session):
         self._opts: dict[int, Session] = {}
         self._others: OrderedDict[Key, Session] = OrderedDict()
         self._last = self._session_of(0)
+        self._last_key: Key | None = None  # of what ran last, to find it again at once
 
     @property
     def inputs(self) -> list[TensorSpec]:
@@ -174,12 +175,15 @@ class ProfiledSession(Session):
 
     def _with(self, key: Key, use: Callable[[Session], Result]) -> Result:
         """Return what ``use`` makes of the session for ``key``, which no other thread uses meanwhile."""
+        with self._lock:
+            if key == self._last_key:
+                return use(self._last)
         number = self._profile_of(key)
         while True:
             with self._lock:
                 session = self._found(key, number)
                 if session is not None:
-                    self._last = session
+                    self._last, self._last_key = session, key
                     return use(session)
             self._specialise(key, number)
 
@@ -214,7 +218,8 @@ class ProfiledSession(Session):
                 while len(self._others) >= self._most_shapes:
                     _, oldest = self._others.popitem(last=False)
                     oldest._device.synchronize()  # what was enqueued with it may not have ended
-                    self._last = self._opts[0] if self._last is oldest else self._last
+                    if self._last is oldest:
+                        self._last, self._last_key = self._opts[0], None
                     del oldest
                 self._others[key] = self._open(made, DeviceWeights(self._weights))
 
@@ -260,7 +265,7 @@ class _Opener:
 
 def _shape(value: Any) -> Dims:
     shape = getattr(value, "shape", None)
-    return tuple(int(d) for d in (np.shape(value) if shape is None else shape))
+    return tuple(map(int, np.shape(value) if shape is None else shape))
 
 
 def _refusal(profiles: Sequence[OptimizationProfile], shapes: Mapping[str, Dims]) -> str:

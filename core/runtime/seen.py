@@ -27,12 +27,14 @@ class Seen:
         pointer = getattr(caller, "data_ptr", None)
         if not callable(pointer) or not callable(getattr(caller, "is_contiguous", None)):
             return None
-        if is_dataclass(tensor) and hasattr(tensor, "owner"):
-            tensor = replace(tensor, owner=None)  # type: ignore[type-var]  # an instance, not a class
         try:
-            return cls(weakref.ref(caller), pointer(), caller.shape, caller.dtype, tensor)
+            return cls(weakref.ref(caller), pointer(), caller.shape, caller.dtype, _with_owner(tensor, None))
         except TypeError:
             return None
+
+    def kept_by(self, caller: Any) -> Any:
+        """Return ``tensor`` as one that keeps ``caller`` alive: for those that leave the session."""
+        return _with_owner(self.tensor, caller)
 
     def is_same(self, caller: Any) -> bool:
         """Return whether ``caller`` is that tensor, in the same place, of the same shape and type."""
@@ -44,3 +46,10 @@ class Seen:
             and caller.dtype == self.dtype
             and caller.is_contiguous()
         )
+
+
+def _with_owner(tensor: Any, owner: Any) -> Any:
+    """Return ``tensor`` with another owner, where its kind has one."""
+    if is_dataclass(tensor) and hasattr(tensor, "owner"):
+        return replace(tensor, owner=owner)  # type: ignore[type-var]  # an instance, not a class
+    return tensor

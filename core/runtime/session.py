@@ -309,7 +309,8 @@ class Session:
             raise InputError(f"input '{spec.name}' ({spec.type}) is missing")
         seen = self._seen.get(index)
         if seen is not None and seen.is_same(tensors[spec.name]):
-            return seen.tensor
+            # what is returned must keep the caller's memory, what is only read need not
+            return seen.kept_by(tensors[spec.name]) if index in self.plan.outputs else seen.tensor
         device = self._devices[spec.target]
         tensor = device.import_tensor(tensors[spec.name], stream)
         if tensor is None:
@@ -332,6 +333,8 @@ class Session:
 
     def _output_buffer(self, index: int, *, reuse: bool) -> Any:
         """Return where output ``index`` is written: on the host new memory that the caller may keep."""
+        if reuse and index in self._owned:
+            return self._owned[index]
         spec = self.plan.tensors[index]
         if not _static(spec):
             return None

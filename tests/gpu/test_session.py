@@ -165,6 +165,26 @@ class TestWithoutCopies:
             alone = session.run({"image": image.cpu().numpy()})["logits"]
             assert np.array_equal(output.cpu().numpy(), alone)
 
+    @pytest.mark.parametrize("form", ["stream", "handle"])
+    def test_tensors_that_were_seen_are_read_anew(self, session: tactician.Session, form: str) -> None:
+        """The same tensors and stream time after time, and other contents: nothing of the call before is left."""
+        torch = pytest.importorskip("torch")
+        stream = torch.cuda.Stream()
+        image = torch.empty(IMAGE, device="cuda")
+        output = torch.full((2, 10), float("nan"), device="cuda")
+        torch.cuda.synchronize()
+        for seed in range(4):
+            host = feeds_for(session, seed)["image"]
+            with torch.cuda.stream(stream):
+                image.copy_(torch.from_numpy(host))
+                given = stream if form == "stream" else stream.cuda_stream
+                returned = session.enqueue(given, {"image": image}, {"logits": output})["logits"]
+            stream.synchronize()
+            assert returned.pointer == output.data_ptr()
+            assert returned.owner is not None
+            alone = session.run({"image": host})["logits"]
+            assert np.array_equal(output.cpu().numpy(), alone)
+
 
 def test_what_does_not_fit_is_refused(session: tactician.Session, feeds: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch")

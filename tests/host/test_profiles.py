@@ -150,6 +150,25 @@ def test_shapes_are_kept_while_they_are_used(
     assert [shapes["m"] for shapes in session.prepared] == [(4, 4), (1, 4), (1, 5)]
 
 
+def test_the_shapes_of_the_run_before_are_not_looked_up(
+    engine: ProfiledEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = ProfiledSession(engine, most_shapes=1)
+    searched: list[Any] = []
+
+    def counted(profiles: Any, shapes: Any) -> int | None:
+        searched.append(shapes["m"])
+        return find_profile(profiles, shapes)
+
+    monkeypatch.setattr("tactician.runtime.profiled_session.find_profile", counted)
+    for batch in (1, 1, 3, 3, 1, 2, 2):  # 3 takes the place of 1, and 1 that of 3; 2 is a profile's opt
+        assert is_right(session, feeds(batch, 4))
+    assert searched == [(1, 4), (3, 4), (1, 4), (2, 4)]
+    with pytest.raises(ProfileError):
+        session.run(feeds(2, 25))
+    assert is_right(session, feeds(2, 4))
+
+
 def test_threads_take_turns(engine: ProfiledEngine) -> None:
     session = ProfiledSession(engine, most_shapes=1)
     wrong: list[tuple[int, int]] = []
