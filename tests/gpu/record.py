@@ -52,8 +52,11 @@ class RecordEntry(msgspec.Struct, frozen=True):
     tolerance: float | None
 
 
-class RecordedRun(msgspec.Struct, frozen=True):
-    """An entry with where and when it was made; ``versions`` by package name."""
+class RecordedRun(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An entry with where and when it was made; ``versions`` by package name.
+
+    ``note`` says how it was made where the tests have not written it themselves at the end of a run.
+    """
 
     sha256: str
     tests_passed: int
@@ -63,6 +66,7 @@ class RecordedRun(msgspec.Struct, frozen=True):
     driver: str
     versions: dict[str, str]
     date: str
+    note: str = ""
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -28,7 +28,7 @@ RIGHT = 446
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> BuilderConfig:
     cache = tmp_path_factory.mktemp("cache") / "timing.sqlite"
-    return BuilderConfig(target="cuda", plugins=("builtin",), timing_cache=cache)
+    return BuilderConfig(target="cuda", plugins=("builtin",), timing_cache=cache, threads=4)
 
 
 def check(engine: tactician.Engine, proto: onnx.ModelProto) -> None:

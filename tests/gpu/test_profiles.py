@@ -29,6 +29,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> BuilderConfig:
         plugins=("builtin",),
         timing_cache=tmp_path_factory.mktemp("cache") / "timing.sqlite",
         profiles=(SMALL, LARGE),
+        threads=4,
     )
 
 
