@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib
-import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gpu.tally import Part, Tally, merge_parts
 from tactician.builtin_kernels.cuda.target import CudaTarget
 from tactician.config import BuilderConfig
 from tactician.plugins.manager import load_plugins
 from tactician.plugins.reference import reference_for
 from tactician.signature import OpSignature
 from tactician.tactics.admission import admit
-from tactician.tactics.registry import Candidate, Registry
+from tactician.tactics.registry import Registry
 
 UNAVAILABLE = CudaTarget().unavailable()
 GOLDEN_RATIO = 0.6180339887498949
@@ -47,37 +44,6 @@ def _spread(items: Sequence[pytest.Item]) -> dict[pytest.Item, float]:
     return places
 
 
-@dataclass
-class Tally:
-    """What the tests saw of each kernel module: how many checks, and the worst error over its tolerance."""
-
-    checks: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    worst: dict[str, tuple[float, float]] = field(default_factory=dict)
-    failures: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(
-        self, candidate: Candidate, error: float | None, tolerance: float | None, failure: str | None
-    ) -> None:
-        module = importlib.import_module("gpu.record").checked_module(type(candidate.tactic))
-        self.checks[module] += 1
-        if failure:
-            self.failures[module].append(f"{candidate.id}: {failure}")
-        if error is not None and tolerance:
-            known = self.worst.get(module)
-            if known is None or error / tolerance > known[0] / known[1]:
-                self.worst[module] = (error, tolerance)
-
-    def merge(self, other: dict[str, Any]) -> None:
-        for module, count in other["checks"].items():
-            self.checks[module] += count
-        for module, failures in other["failures"].items():
-            self.failures[module] += failures
-        for module, (error, tolerance) in other["worst"].items():
-            known = self.worst.get(module)
-            if known is None or error / tolerance > known[0] / known[1]:
-                self.worst[module] = (error, tolerance)
-
-
 @pytest.fixture(scope="session")
 def device() -> Any:
     """Return GPU 0."""
@@ -91,40 +57,17 @@ def registry() -> Registry:
 
 
 @pytest.fixture(scope="session")
-def tally(device: Any) -> Iterator[Tally]:
-    """Collect what was checked; at the end write the record if TACTICIAN_RECORD names a file."""
-    tally = Tally()
-    yield tally
+def tally(device: Any) -> Tally:
+    """Collect what was checked; it is kept as the tests go on if TACTICIAN_RECORD names the record's file."""
     path = os.environ.get("TACTICIAN_RECORD")
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if path and worker:
-        # the controlling process merges what its workers saw
-        part = {"tally": asdict(tally), "gpu": device.name, "driver": device.facts["driver"]}
-        part["versions"] = {
-            k: v for k, v in device.fingerprint().items() if k in ("nvrtc", "cublas", "cudnn") and v
-        }
-        Path(f"{path}.{worker}").write_text(json.dumps(part))
-    elif path:
-        record = importlib.import_module("gpu.record")
-        record.write(Path(path), device, tally, datetime.date.today().isoformat())
+    return Tally(Part.of(Path(path), device) if path else None)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Merge the tallies of parallel workers into one record."""
+    """Merge what all processes saw into the record."""
     path = os.environ.get("TACTICIAN_RECORD")
-    if not path or "PYTEST_XDIST_WORKER" in os.environ:
-        return
-    parts = sorted(Path(path).parent.glob(Path(path).name + ".gw*"))
-    merged = Tally()
-    for part in parts:
-        content = json.loads(part.read_text())
-        merged.merge(content["tally"])
-        part.unlink()
-    if parts:
-        record = importlib.import_module("gpu.record")
-        today = datetime.date.today().isoformat()
-        where = content["gpu"], content["driver"], content["versions"], today
-        record.write_record(Path(path), *where, record.entries(merged))
+    if path and "PYTEST_XDIST_WORKER" not in os.environ:
+        merge_parts(Path(path))
 
 
 Check = Callable[..., list[str]]
@@ -165,6 +108,7 @@ def checker(device: Any, registry: Registry, tally: Tally) -> Check:
             tally.add(candidate, verdict.error, verdict.tolerance, None if verdict.ok else verdict.reason)
             if not verdict.ok:
                 problems.append(f"{candidate.id} on {signature}: {verdict.reason}")
+        tally.keep()
         assert not problems, "\n".join(problems)
         return [c.id for c in chosen]
 

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -84,13 +84,6 @@ class Tally(Protocol):
     failures: Mapping[str, Sequence[str]]
 
 
-def write(path: Path, device: Any, tally: Tally, date: str) -> None:
-    """Write the record of a finished run on ``device``."""
-    fingerprint = device.fingerprint()
-    versions = {name: fingerprint[name] for name in ("nvrtc", "cublas", "cudnn") if fingerprint.get(name)}
-    write_record(path, device.name, str(device.facts["driver"]), versions, date, entries(tally))
-
-
 def entries(tally: Tally, folder: Path = SOURCES, examples: Path = EXAMPLES) -> list[RecordEntry]:
     """Return an entry for every source that took part in a check and in none that failed."""
     packages = example_packages(examples)
@@ -157,6 +150,12 @@ def problems(record: Record, folder: Path = SOURCES, examples: Path = EXAMPLES) 
     gone = sorted(record.sources.keys() - sources.keys())
     found += [f"{name}: recorded, but there is no such source" for name in gone]
     return found
+
+
+def digest_of_all() -> str:
+    """Return one digest of all sources as they stand."""
+    digests = [f"{name} {source_digest(path)}" for name, path in sorted(all_sources().items())]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def all_sources(folder: Path = SOURCES, examples: Path = EXAMPLES) -> dict[str, Path]:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
+import gpu.tally
 import pytest
 from gpu.record import (
     HOW_TO_RENEW,
@@ -11,6 +13,7 @@ from gpu.record import (
     RecordEntry,
     all_sources,
     checked_module,
+    digest_of_all,
     entries,
     example_packages,
     kernel_sources,
@@ -190,3 +193,61 @@ def test_a_damaged_record_is_an_error(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match=r"record\.json"):
         read_record(path)
+
+
+@dataclass
+class Gpu:
+    name: str = "GPU"
+    facts: dict[str, str] = field(default_factory=lambda: {"driver": "580.0"})
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"nvrtc": "13.0.88", "cublas": "", "device": "GPU"}
+
+
+def candidate_of(module: str) -> SimpleNamespace:
+    tactic = type("Softmax", (), {"__module__": f"tactician.builtin_kernels.cuda.{module}"})()
+    return SimpleNamespace(id=f"builtin.{module}()", tactic=tactic)
+
+
+def test_a_run_that_was_killed_leaves_what_its_processes_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "record.json"
+    for worker, error in (("gw0", 1e-4), ("gw1", 3e-4)):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        tally = gpu.tally.Tally(gpu.tally.Part.of(record, Gpu()))
+        for _ in range(2):
+            tally.add(candidate_of("softmax"), error, 1e-3, None)
+            tally.keep()  # and then it is killed
+    assert gpu.tally.merge_parts(record, "2026-11-27") == 2
+    run = read_record(record).sources["softmax.cu"]
+    assert (run.tests_passed, run.worst_error, run.tolerance) == (4, 3e-4, 1e-3)
+    assert (run.gpu, run.driver, run.versions, run.date) == (
+        "GPU",
+        "580.0",
+        {"nvrtc": "13.0.88"},
+        "2026-11-27",
+    )
+    assert gpu.tally.merge_parts(record) == 0
+
+
+def test_failures_keep_a_source_out_of_the_record(tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    tally = gpu.tally.Tally(gpu.tally.Part.of(record, Gpu()))
+    tally.add(candidate_of("softmax"), 1e-4, 1e-3, None)
+    tally.add(candidate_of("softmax"), 1.0, 1e-3, "wrong")
+    tally.keep()
+    assert gpu.tally.merge_parts(record) == 1
+    assert "softmax.cu" not in read_record(record).sources
+
+
+def test_what_ran_of_other_sources_is_not_taken_for_these(tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    tally = gpu.tally.Tally(gpu.tally.Part.of(record, Gpu()))
+    tally.add(candidate_of("softmax"), 1e-4, 1e-3, None)
+    tally.keep()
+    (part,) = tmp_path.iterdir()
+    part.write_text(part.read_text().replace(digest_of_all(), "0" * 64))
+    assert gpu.tally.merge_parts(record) == 0
+    assert not record.exists()
+    assert list(tmp_path.iterdir()) == []
