@@ -7,19 +7,28 @@ from tactician.layouts.twins import Twins, first_order, last_order
 
 
 def standard(network: ir.Model, twins: Twins) -> ir.Model:
-    """Return ``network`` with every twin as the operator that it is in another layout, between transposes; it stays as it is."""
+    """Return ``network`` with every twin as the operator that it is in another layout, between transposes; it stays as it is.
+
+    Twins within functions, which fused nodes call, are written so too.
+    """
     names = {name: (of, mark) for of, (name, mark) in twins.found.items()}
-    if not any(f"{node.domain}::{node.op_type}" in names for node in network.graph):
+    if not any(f"{n.domain}::{n.op_type}" in names for graph in _graphs(network) for n in graph):
         return network
     copy = network.clone()
-    for node in list(copy.graph):
-        known = names.get(f"{node.domain}::{node.op_type}")
-        if known is not None:
-            _replace(copy, node, known[0], known[1].moved)
+    for graph in _graphs(copy):
+        for node in list(graph):
+            known = names.get(f"{node.domain}::{node.op_type}")
+            if known is not None:
+                _replace(graph, node, known[0], known[1].moved)
+                graph.opset_imports.setdefault("", copy.graph.opset_imports[""])
     return copy
 
 
-def _replace(model: ir.Model, node: ir.Node, of: str, moved: tuple[int, ...]) -> None:
+def _graphs(network: ir.Model) -> list[ir.Graph | ir.Function]:
+    return [network.graph, *network.functions.values()]
+
+
+def _replace(graph: ir.Graph | ir.Function, node: ir.Node, of: str, moved: tuple[int, ...]) -> None:
     result = node.outputs[0]
     rank = len(result.shape or ())
     nodes: list[ir.Node] = []
@@ -31,7 +40,7 @@ def _replace(model: ir.Model, node: ir.Node, of: str, moved: tuple[int, ...]) ->
         return made.outputs[0]
 
     inputs = [
-        transposed(v, first_order(rank), f"{node.name}_input{i}") if i in moved and v is not None else v
+        transposed(v, first_order(rank), f"{result.name}_input{i}") if i in moved and v is not None else v
         for i, v in enumerate(node.inputs)
     ]
     domain, _, op_type = of.rpartition("::")
@@ -43,8 +52,8 @@ def _replace(model: ir.Model, node: ir.Node, of: str, moved: tuple[int, ...]) ->
         num_outputs=1,
         name=node.name,
     )
-    call.outputs[0].name = f"{node.name}_first"
+    call.outputs[0].name = f"{result.name}_first"
     nodes.append(call)
-    last = transposed(call.outputs[0], last_order(rank), f"{node.name}_last")
+    last = transposed(call.outputs[0], last_order(rank), f"{result.name}_last")
     last.type, last.shape = result.type, result.shape
-    ir.convenience.replace_nodes_and_values(model.graph, node, [node], nodes, [result], [last])
+    ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [result], [last])

@@ -12,14 +12,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from models import bert_encoder, resnet50
+from onnx.reference import ReferenceEvaluator
 from tactician.assembly import Assembly, Assignment
 from tactician.config import BuilderConfig
 from tactician.fusion import Fuser
 from tactician.importer import import_model
+from tactician.layouts.standard import standard
+from tactician.layouts.twins import Twins
 from tactician.optimizing import optimise
 from tactician.plan import MemoryReport
 from tactician.plugins.manager import load_plugins
@@ -184,6 +188,28 @@ def test_a_convolutional_network(planner: _Planner) -> None:
     assert launches["Conv_Relu"] == 33
     assert launches.total() == 57
     assert not {"Reshape", "Flatten", "BatchNormalization"} & launches.keys()
+
+
+@pytest.mark.parametrize("name", ["transformer", "convolutional"])
+def test_what_is_written_down_is_standard(planner: _Planner, name: str) -> None:
+    """Fused convolutions of channels-last tensors too: the checker takes it, and the reference runs it to the same result."""
+    models: dict[str, Callable[[], onnx.ModelProto]] = {
+        "transformer": lambda: bert_encoder(1, 64, 4, 24, 2, "float16"),
+        "convolutional": lambda: resnet50(1, "float16", image=32, width=16, blocks=(1, 1, 1, 1), classes=16),
+    }
+    model = models[name]()
+    network, fuser = planner._fused(model)
+    assert any("nhwc" in str(call.anchor) for call in fuser.signatures().values()) == (
+        name == "convolutional"
+    )
+    written = ir.serde.serialize_model(standard(network, Twins.of(planner._plugins.ops)))
+    onnx.checker.check_model(written)
+    assert not any(n.domain == "tactician.nhwc" for f in (written.graph, *written.functions) for n in f.node)
+    rng = np.random.default_rng(0)
+    shapes = {t.name: [d.dim_value for d in t.type.tensor_type.shape.dim] for t in model.graph.input}
+    feeds = {name: rng.standard_normal(shape).astype(np.float16) for name, shape in shapes.items()}
+    (got,), (wanted,) = (ReferenceEvaluator(m).run(None, feeds) for m in (written, model))
+    assert np.linalg.norm(got.astype(float) - wanted) <= 1e-2 * np.linalg.norm(wanted.astype(float))
 
 
 @pytest.mark.parametrize("name", ["transformer", "convolutional"])
