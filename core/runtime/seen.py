@@ -50,6 +50,6 @@ class Seen:
 
 def _with_owner(tensor: Any, owner: Any) -> Any:
     """Return ``tensor`` with another owner, where its kind has one."""
-    if is_dataclass(tensor) and hasattr(tensor, "owner"):
-        return replace(tensor, owner=owner)  # type: ignore[type-var]  # an instance, not a class
+    if is_dataclass(tensor) and not isinstance(tensor, type) and hasattr(tensor, "owner"):
+        return replace(tensor, owner=owner)
     return tensor

@@ -61,6 +61,12 @@ def engine(config: BuilderConfig) -> ProfiledEngine:
     return built
 
 
+def loaded(path: Path) -> ProfiledEngine:
+    engine = Engine.load(path)
+    assert isinstance(engine, ProfiledEngine)
+    return engine
+
+
 @pytest.fixture
 def session(engine: ProfiledEngine) -> ProfiledSession:
     return ProfiledSession(engine, most_shapes=MOST)
@@ -268,7 +274,7 @@ class TestFile:
             assert is_right(session, feeds(*shape, 1))
 
     def test_equal_weights_are_in_it_once(self, engine: ProfiledEngine, path: Path) -> None:
-        names = [n for n in Engine.load(path).engines[0].weights if "padding" not in n]  # type: ignore[attr-defined]
+        names = [n for n in loaded(path).engines[0].weights if "padding" not in n]
         assert len(names) == len(engine.weights)
         wanted = sum(memoryview(data).nbytes for data in engine.weights.values())
         parts = {name: b"".join(map(bytes, pieces)) for name, pieces in engine.parts().items()}
@@ -313,7 +319,7 @@ except tactician.errors.SpecialisationError as error:
         except tactician.errors.EngineError:
             return
         assert isinstance(again, ProfiledEngine), "padding was hit, or the reserved field"
-        assert [e.plan for e in again.engines] == [e.plan for e in Engine.load(path).engines]  # type: ignore[attr-defined]
+        assert [e.plan for e in again.engines] == [e.plan for e in loaded(path).engines]
 
     def test_a_profile_that_makes_no_sense_is_damage(self, engine: ProfiledEngine, tmp_path: Path) -> None:
         broken = replace(engine, profiles=(SMALL,))
@@ -477,7 +483,9 @@ class Blocks(Affine):
         return [cls(block=b) for b in (8, 6, 4, 2)]
 
     def decline(self, signature: OpSignature, device: Any) -> str | None:
-        rows = signature.inputs[0].dims[0]  # type: ignore[union-attr]  # there is one
+        (x, *_) = signature.inputs
+        assert x is not None
+        rows = x.dims[0]
         return f"{rows} rows are no multiple of {self.block}" if rows % self.block else None
 
 
@@ -534,13 +542,14 @@ class TestChoices:
 @st.composite
 def profiles(draw: st.DrawFn) -> OptimizationProfile:
     names = draw(st.lists(st.sampled_from(["x", "a:b", "in.put", "é"]), min_size=1, unique=True))
-    shapes = {}
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {}
     for name in names:
         dims = draw(
             st.lists(st.lists(st.integers(0, 40), min_size=3, max_size=3).map(sorted), min_size=1, max_size=4)
         )
-        shapes[name] = tuple(tuple(d[i] for d in dims) for i in range(3))
-    return OptimizationProfile(shapes)  # type: ignore[arg-type]
+        low, opt, high = (tuple(d[i] for d in dims) for i in range(3))
+        shapes[name] = low, opt, high
+    return OptimizationProfile(shapes)
 
 
 class TestProfile:
